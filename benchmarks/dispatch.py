@@ -1,0 +1,183 @@
+"""What a compiled call costs: flambeau, and others, against lists of arrays through one donated `jax.jit`.
+
+    python benchmarks/dispatch.py            # everything, a minute or two
+    python benchmarks/dispatch.py --quick    # fewer rounds, for a first look
+    python benchmarks/dispatch.py --only equinox torch
+
+The network is so narrow that nearly all of the time is dispatch. Ratios are medians over rounds in which all contenders
+take turns; single times depend on the machine and on what else runs on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from measure import compilations, in_turns, ratio, seconds
+from mlp import BASELINE, BUILDERS, FLAMBEAU, Contender, Workload, flambeau_module
+
+# What flambeau is to reach, as multiples of the hand-flattened one.
+STEP_TARGET = 1.05
+FORWARD_TARGET = 1.1
+FIRST_CALL_TARGET = 1.3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: rounds of calls in turns, calls per turn, and repetitions of the first call."""
+
+    rounds: int = 100
+    repeat: int = 20
+    first_calls: int = 7
+
+
+QUICK = Effort(rounds=30, repeat=10, first_calls=3)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, for a first look")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders whose name has one of these in it")
+    parser.add_argument("--depth", type=int, default=Workload.depth, help="layers of the network (%(default)s)")
+    parser.add_argument("--width", type=int, default=Workload.width, help="width of each layer (%(default)s)")
+    return parser.parse_args()
+
+
+def chosen(only: list[str] | None) -> list[str]:
+    """The names of the contenders to build; the baseline is always among them."""
+    wanted = [word.lower() for word in only or [""]]
+    return [name for name in BUILDERS if name == BASELINE or any(word in name.lower() for word in wanted)]
+
+
+def build(names: list[str], work: Workload) -> dict[str, Contender | None]:
+    """Each contender, or None where its package is not installed."""
+    built: dict[str, Contender | None] = {}
+    for name in names:
+        try:
+            built[name] = BUILDERS[name](work)
+        except ModuleNotFoundError as missing:
+            if (missing.name or "").split(".")[0] == "flambeau":
+                raise
+            built[name] = None
+    return built
+
+
+def require_same_losses(contenders: Mapping[str, Contender]) -> None:
+    """Stops when a contender does not do the work that the baseline does: its losses over some steps tell."""
+    losses = {name: [float(each.step()) for _ in range(4)] for name, each in contenders.items()}
+    for name, values in losses.items():
+        if not np.allclose(values, losses[BASELINE], rtol=1e-4):
+            raise SystemExit(f"{name} computes something else: losses {values}, expected {losses[BASELINE]}")
+
+
+def calls_table(built: Mapping[str, Contender | None], effort: Effort) -> Table:
+    """Time of a call, for the training step and for the forward."""
+    ready = {name: each for name, each in built.items() if each is not None}
+    require_same_losses(ready)
+    steps = in_turns({name: each.step for name, each in ready.items()}, effort.rounds, effort.repeat)
+    forwards = in_turns({name: each.forward for name, each in ready.items()}, effort.rounds, effort.repeat)
+    table = Table(title="time per call", caption=f"to reach: step ≤ {STEP_TARGET}, forward ≤ {FORWARD_TARGET}")
+    table.add_column("contender")
+    for column in ("step µs", "× hand", "forward µs", "× hand"):
+        table.add_column(column, justify="right")
+    for name in built:
+        if name in ready:
+            table.add_row(name, *_time_and_ratio(steps, name), *_time_and_ratio(forwards, name))
+        else:
+            table.add_row(name, "not installed", style="dim")
+    return table
+
+
+def _time_and_ratio(times: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
+    return f"{1e6 * np.median(times[name]):.0f}", f"{ratio(times, name, BASELINE):.2f}"
+
+
+def first_calls(work: Workload, call_of: Callable[[Contender], Callable], effort: Effort) -> dict[str, np.ndarray]:
+    """Seconds of the first call (trace, compile, run) with nothing cached, the two in turns."""
+    names = (BASELINE, FLAMBEAU)
+    times = {name: np.empty(effort.first_calls) for name in names}
+    for number in range(effort.first_calls):
+        for name in names if number % 2 else names[::-1]:
+            call = call_of(BUILDERS[name](work))
+            jax.clear_caches()
+            times[name][number] = seconds(call)
+    return times
+
+
+def first_call_table(work: Workload, effort: Effort) -> Table:
+    """Time of the first call, flambeau beside the baseline."""
+    table = Table(title="first call: trace, compile, run", caption=f"to reach: ≤ {FIRST_CALL_TARGET}")
+    table.add_column("of")
+    for column in ("hand ms", "flambeau ms", "ratio"):
+        table.add_column(column, justify="right")
+    for title, call_of in (("step", lambda each: each.step), ("forward", lambda each: each.forward)):
+        times = first_calls(work, call_of, effort)
+        hand, ours = (f"{1e3 * np.median(times[name]):.0f}" for name in (BASELINE, FLAMBEAU))
+        table.add_row(title, hand, ours, f"{ratio(times, FLAMBEAU, BASELINE):.2f}")
+    return table
+
+
+def compilations_table(work: Workload) -> Table:
+    """How many programs XLA compiles where flambeau should compile none."""
+    table = Table(title="compilations of flambeau", caption="to reach: 0 and 0 after the first")
+    table.add_column("event")
+    table.add_column("programs", justify="right")
+    for event, count in count_compilations(work).items():
+        table.add_row(event, str(count))
+    return table
+
+
+def count_compilations(work: Workload) -> dict[str, int]:
+    """Compilations of one training step: at first, for a second module, and for a toggle between two seen modes."""
+    import flambeau as fb
+    from flambeau.nn import functional as F
+
+    @fb.jit
+    def train(net, optimizer, x, y):
+        loss, grads = fb.value_and_grad(lambda net: F.mse_loss(net(x), y))(net)
+        optimizer.step(grads)
+        return loss
+
+    x, y = map(jax.numpy.asarray, work.batch_of_data())
+    nets = [flambeau_module(work) for _ in range(2)]
+    optimizers = [fb.optim.SGD(net.parameters(), lr=work.lr) for net in nets]
+    counts: dict[str, int] = {}
+
+    def run(event: str, which: int, *modes: bool) -> None:
+        with compilations() as seen:
+            for mode in modes:
+                nets[which].train(mode)
+                train(nets[which], optimizers[which], x, y).block_until_ready()
+        counts[event] = len(seen)
+
+    run("first call", 0, True)
+    run("second module of the same structure", 1, True)
+    run("first call in eval()", 0, False)
+    run("train()/eval() toggled, both seen", 0, True, False, True, False)
+    return counts
+
+
+def main() -> None:
+    chosen_options = options()
+    work = Workload(depth=chosen_options.depth, width=chosen_options.width)
+    effort = QUICK if chosen_options.quick else Effort()
+    names = chosen(chosen_options.only)
+    console = Console()
+    console.print(
+        f"MLP of {work.depth} layers of width {work.width}, batch {work.batch}, SGD; "
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    )
+    console.print(calls_table(build(names, work), effort))
+    if FLAMBEAU in names:
+        console.print(first_call_table(work, effort))
+        console.print(compilations_table(work))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,403 @@
+"""The engine of every transform: runs a function in a frame, and carries what it changed and returned out as arrays.
+
+A transform of JAX sees a pure function from arrays to arrays. `collect`, called at the end of the function, lists the
+arrays that must come out (written cells first, then whatever the result and other effects hold) and gives an `Outcome`:
+static instructions that put those arrays, once they are out, where they belong. A compiling transform keeps the outcome
+and replays it at each call, on any nodes of the same structure; a transparent one (grad) applies it once.
+"""
+
+from __future__ import annotations
+
+import copy as copylib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flambeau.core.cell import Cell, Parameter, clock, copy, running
+from flambeau.core.containers import ObservedList, is_mutable, map_container, refill
+from flambeau.core.frame import Frame, Journal, TupleStep, Twin
+from flambeau.core.gradients import Gradients
+from flambeau.core.objects import fields, put_fields, same_fields
+from flambeau.core.structure import Structure
+from flambeau.core.tree import MISSING, Node, Registry
+
+__all__ = ["Context", "Outcome", "collect", "commit", "transaction", "transparently"]
+
+
+class Context:
+    """The nodes, cells and watched objects that an outcome is applied to, and the arrays that came out."""
+
+    __slots__ = ("cells", "made", "nodes", "outs", "watched")
+
+    def __init__(self, nodes: Sequence[Node], cells: Sequence[Cell], outs: Sequence[Any], watched: Sequence[Any]) -> None:
+        self.nodes = nodes
+        self.cells = cells
+        self.outs = outs
+        self.watched = watched
+        self.made: dict[int, Any] = {}  # nodes and cells made anew at this application, by id of their template
+
+
+Build = Callable[[Context], Any]
+
+
+class Effect(NamedTuple):
+    """A change to make: `find` its target before any change is made, then `apply` it."""
+
+    find: Build
+    apply: Callable[[Any, Context], None]
+
+
+class Outcome(NamedTuple):
+    """How to make again, from arrays, what a traced function changed and returned."""
+
+    written: list[int]  # indices of the cells whose new values are the first arrays
+    effects: list[Effect]
+    result: Build
+
+    def apply(self, context: Context) -> Any:
+        """Makes the changes other than to written cells, and gives the result."""
+        targets = [effect.find(context) for effect in self.effects]
+        for effect, target in zip(self.effects, targets, strict=True):
+            effect.apply(target, context)
+        return self.result(context)
+
+
+class _Collector:
+    """Encodes values as instructions that build them again, and gathers the arrays that they need."""
+
+    def __init__(self, frame: Frame, structure: Structure | None, inputs: Sequence[Any]) -> None:
+        self.frame = frame
+        self.arrays: list[Any] = []
+        # Arrays that a cell must not share: the inputs, and what another cell has been given.
+        self.taken = {id(array) for array in inputs}
+        self.cell_arrays = {id(value) for value in frame.initial.values()}
+        self.cell_arrays.update(id(array) for arrays in frame.container_inputs.values() for array in arrays)
+        self.new: dict[int, Build] = {}
+        if structure is None:
+            self.nodes: list[Node] = []
+            self.cells: list[Cell] = []
+            self.node_index: dict[int, int] = {}
+            self.cell_index: dict[Cell, int] = {}
+        else:
+            self.nodes, self.cells = structure.nodes, structure.cells
+            self.node_index, self.cell_index = structure.node_index, structure.cell_index
+
+    # -- arrays ---------------------------------------------------------------------------------------------------------
+
+    def emit(self, value: Any, *, for_cell: bool = False) -> int:
+        """Adds an array to those that come out; one that a cell holds already becomes a second array, for it may be donated."""
+        if self.frame.opaque:
+            if id(value) in (self.taken if for_cell else self.cell_arrays):
+                value = copy(value)
+            if for_cell:
+                self.taken.add(id(value))
+                self.cell_arrays.add(id(value))
+        self.arrays.append(value)
+        return len(self.arrays) - 1
+
+    # -- references to what exists --------------------------------------------------------------------------------------
+
+    def node(self, node: Node) -> Build | None:
+        """A reference to a node that exists outside of the frame."""
+        index = self.node_index.get(id(node))
+        if index is None:
+            if self.frame.opaque:
+                return None
+            index = self.node_index[id(node)] = len(self.nodes)
+            self.nodes.append(node)
+        return lambda context: context.nodes[index]
+
+    def cell(self, cell: Cell) -> Build | None:
+        index = self.cell_position(cell)
+        return None if index is None else lambda context: context.cells[index]
+
+    def cell_position(self, cell: Cell) -> int | None:
+        index = self.cell_index.get(cell)
+        if index is None and not self.frame.opaque:
+            index = self.cell_index[cell] = len(self.cells)
+            self.cells.append(cell)
+        return index
+
+    def origin(self, twin: Twin) -> Build:
+        """The container outside that a twin stands for."""
+        node, name, *keys = twin.locator
+        holder = self.node(node)
+        assert holder is not None  # a twin is made of a bound node's container only
+
+        def find(context: Context) -> Any:
+            found = getattr(holder(context), name)
+            for key in keys:
+                steps: list[Any] = []
+                while isinstance(key, TupleStep):
+                    steps.append(key.index)
+                    key = key.key
+                found = found[key]
+                for step in reversed(steps):
+                    found = found[step]
+            return found
+
+        return find
+
+    # -- values ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, value: Any, *, numbers: bool = False) -> Build:
+        """Instructions that build `value`. `numbers`: Python and numpy numbers become arrays, as in the result of `jax.jit`."""
+        if isinstance(value, jax.Array):
+            index = self.emit(value)
+            return lambda context: context.outs[index]
+        if numbers and isinstance(value, (bool, int, float, complex, np.ndarray, np.generic)):
+            return self.encode(jnp.asarray(value))
+        twin = self.frame.twin_values.get(id(value))
+        if twin is not None:
+            return self.origin(twin)
+        if isinstance(value, Node):
+            return self.node(value) or self._new_node(value)
+        if isinstance(value, Cell):
+            return self.cell(value) or self._new_cell(value)
+        if isinstance(value, Gradients):
+            return self._gradients(value)
+        if isinstance(value, set):
+            return lambda context: copylib.copy(value)
+        if isinstance(value, tuple) or is_mutable(value):
+            return self._container(value, numbers)
+        leaves, treedef = jax.tree.flatten(value)
+        if jax.tree_util.treedef_is_leaf(treedef) or value is None:
+            return lambda context: value
+        builds = [self.encode(leaf, numbers=numbers) for leaf in leaves]
+        return lambda context: jax.tree.unflatten(treedef, [build(context) for build in builds])
+
+    def result(self, value: Any) -> Build:
+        """Instructions for the result: where it holds nothing but arrays, JAX's own flattening, which is faster."""
+        leaves, treedef = jax.tree.flatten(value, is_leaf=lambda part: isinstance(part, Gradients))
+        if self.frame.twin_values or not all(isinstance(leaf, jax.Array) for leaf in leaves):
+            return self.encode(value, numbers=self.frame.opaque)
+        start = len(self.arrays)
+        stop = start + len([self.emit(leaf) for leaf in leaves])
+        return lambda context: treedef.unflatten(context.outs[start:stop])
+
+    def _container(self, value: Any, numbers: bool) -> Build:
+        keys: list[Any] = []
+        builds: list[Build] = []
+
+        def note(key: Any, item: Any) -> None:
+            keys.append(key)
+            builds.append(self.encode(item, numbers=numbers))
+
+        shell = map_container(value, note)
+
+        def build(context: Context) -> Any:
+            made = iter([build(context) for build in builds])
+            return map_container(shell, lambda key, item: next(made))
+
+        return build
+
+    def _gradients(self, gradients: Gradients) -> Build:
+        builds = [(name, self.encode(gradient)) for name, gradient in gradients.items()]
+        owners = [(name, self.cell(parameter)) for name, parameter in gradients.owners().items()]
+
+        def build(context: Context) -> Any:
+            known = {name: owner(context) for name, owner in owners if owner is not None}
+            return Gradients([(name, build(context)) for name, build in builds], known)
+
+        return build
+
+    def _new_cell(self, cell: Cell) -> Build:
+        """A cell that the function made: a new one at each application."""
+        known = self.new.get(id(cell))
+        if known is not None:
+            return known
+        index = self.emit(self.frame.values[cell], for_cell=True) if cell in self.frame.values else None
+        template = cell
+
+        def build(context: Context) -> Any:
+            if id(template) not in context.made:
+                value = context.outs[index] if index is not None else None
+                context.made[id(template)] = template._like(value) if index is not None else template
+            return context.made[id(template)]
+
+        self.new[id(cell)] = build
+        return build
+
+    def _new_node(self, node: Node) -> Build:
+        """A node that the function made: a new one of the same contents at each application."""
+        known = self.new.get(id(node))
+        if known is not None:
+            return known
+        entries: list[tuple[str | None, str, Build]] = []
+
+        def build(context: Context) -> Any:
+            if id(node) not in context.made:
+                made = context.made[id(node)] = type(node).__new__(type(node))
+                for registry, name, entry in entries:
+                    value = entry(context)
+                    if registry is None:
+                        made.__dict__[name] = value
+                    else:
+                        dict.__setitem__(made.__dict__[registry], name, value)
+            return context.made[id(node)]
+
+        self.new[id(node)] = build
+        for registry_name, registry in node._registries():
+            entries.extend((registry_name, name, self.encode(item)) for name, item in registry.items())
+        entries.extend((None, name, self.encode(value)) for name, value in list(node._statics()))
+        return build
+
+    # -- effects --------------------------------------------------------------------------------------------------------
+
+    def effects(self) -> list[Effect]:
+        frame = self.frame
+        found = [self._refill(twin) for twin in frame.twins.values() if _has_changed(twin)]
+        statics = [(node, name, node.__dict__.get(name, MISSING)) for node, name, old in frame.statics.values()]
+        olds = [old for _, _, old in frame.statics.values()]
+        changed = [entry for entry, old in zip(statics, olds, strict=True) if entry[2] is not old]
+        found += [self._delete(node, name) for node, name, new in changed if new is MISSING]
+        found += [
+            self._registry(node, registry)
+            for registry, node, old in frame.registries.values()
+            if list(old.items()) != list(registry.items())
+        ]
+        found += [self._assign(node, name, new) for node, name, new in changed if new is not MISSING]
+        for key in frame.slot_writes:
+            node, name, value = frame.slots[key]
+            found.append(self._delete(node, name) if value is MISSING else self._assign(node, name, value))
+        found += [self._flag(parameter) for parameter, old in frame.flags.items() if parameter._requires_grad != old]
+        for position, (thing, held) in enumerate(frame.watched):
+            if not same_fields(thing, held):
+                found.append(self._fields(position, fields(thing)))
+        if not frame.opaque:
+            for node in frame.created_nodes.values():
+                found += [self._assign(node, name, value) for name, value in node._containers.items()]
+        return found
+
+    def _target(self, node: Node) -> Build:
+        target = self.node(node)
+        assert target is not None  # frames let only bound nodes change
+        return target
+
+    def _assign(self, node: Node, name: str, value: Any) -> Effect:
+        build = self.encode(value)
+        return Effect(self._target(node), lambda target, context: setattr(target, name, build(context)))
+
+    def _delete(self, node: Node, name: str) -> Effect:
+        def apply(target: Node, context: Context) -> None:
+            if name in target.__dict__ or name in target._containers:
+                Node.__delattr__(target, name)
+
+        return Effect(self._target(node), apply)
+
+    def _registry(self, node: Node, registry: Registry) -> Effect:
+        registry_name = next(name for name, own in node._registries() if own is registry)
+        entries = [(name, self.encode(item)) for name, item in registry.items()]
+
+        def apply(target: Node, context: Context) -> None:
+            own = target.__dict__[registry_name]
+            new = {name: build(context) for name, build in entries}
+            if list(own.items()) != list(new.items()):
+                own.clear()
+                own.update(new)
+
+        return Effect(self._target(node), apply)
+
+    def _flag(self, parameter: Parameter) -> Effect:
+        flag = parameter._requires_grad
+        target = self.cell(parameter)
+        assert target is not None
+        return Effect(target, lambda target, context: target.requires_grad_(flag))
+
+    def _fields(self, position: int, held: Any) -> Effect:
+        build = (lambda context: held) if isinstance(held, np.ndarray) else self._container(held, False)
+        return Effect(
+            lambda context: context.watched[position][0], lambda target, context: put_fields(target, build(context))
+        )
+
+    def _refill(self, twin: Twin) -> Effect:
+        if isinstance(twin.value, ObservedList) and not twin.value.loaded:
+            more = [self.encode(item) for item in twin.value.raw()]
+            return Effect(self.origin(twin), lambda target, context: target.extend([build(context) for build in more]))
+        contents = self._container(twin.value, False)
+        return Effect(self.origin(twin), lambda target, context: refill(target, contents(context)))
+
+
+def _has_changed(twin: Twin) -> bool:
+    if isinstance(twin.value, tuple):
+        return False
+    if isinstance(twin.value, ObservedList) and not twin.value.loaded:
+        return any(True for _ in twin.value.raw())
+    return twin.changed()
+
+
+def collect(
+    frame: Frame, result: Any, structure: Structure | None = None, inputs: Sequence[Any] = ()
+) -> tuple[Outcome, list[Any], _Collector]:
+    """Lists what a function that ran in `frame` changed and returned. Call it while the frame is active.
+
+    Args:
+        structure: of the bound nodes, for a compiling frame; its outcome then refers to nodes and cells by their position.
+        inputs: every array that came in, which no cell may share.
+    """
+    collector = _Collector(frame, structure, inputs)
+    written = []
+    for cell in frame.written():
+        position = collector.cell_position(cell)
+        assert position is not None  # a compiling frame lets only bound cells be written
+        written.append(position)
+        collector.emit(frame.values[cell], for_cell=True)
+    effects = collector.effects()
+    return Outcome(written, effects, collector.result(result)), collector.arrays, collector
+
+
+def commit(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence[Any]) -> Any:
+    """Applies the outcome of a transparent frame in the context around it, and gives the result."""
+    outside = running.frame
+    for position, value in zip(outcome.written, outs, strict=False):
+        cell = collector.cells[position]
+        if cell not in frame.created_cells:
+            owner, name = frame.names.get(cell, (None, ""))
+            cell.set(value, owner=owner, name=name)
+        elif outside is not None:
+            outside.create(cell, value)
+        else:
+            cell._replace(value, True)
+    if outside is not None:
+        outside.created_nodes.update(frame.created_nodes)
+    return outcome.apply(Context(collector.nodes, collector.cells, outs, frame.watched))
+
+
+def transparently(fun: Callable[[], Any]) -> Any:
+    """Runs `fun` in a frame of its own: an exception in it leaves everything as it was."""
+    frame = Frame()
+    frame.calling = True
+    with frame.active():
+        outcome, arrays, collector = collect(frame, fun())
+    return commit(frame, outcome, collector, arrays)
+
+
+def transaction(root: Node, fun: Callable[[], Any]) -> Any:
+    """Runs `fun`, which works on `root` and what is below it: wholly, or with an exception and no change of state."""
+    frame = running.frame
+    if frame is not None:
+        return fun() if frame.calling else transparently(fun)
+    if running.journal is not None:
+        return fun()
+    journal = running.journal = Journal()
+    try:
+        for container in containers_below(root):
+            journal.note_contents(container)
+        return fun()
+    except BaseException:
+        journal.rollback()
+        raise
+    finally:
+        running.journal = None
+
+
+def containers_below(root: Node) -> list[Any]:
+    """The mutable containers of `root` and of the nodes below it; which nodes have some is remembered on `root`."""
+    known = root.__dict__.get("_below")
+    if known is None or known[0] != clock.structure:
+        below = [node for node in Structure([root]).nodes[1:] if node._containers]
+        known = root.__dict__["_below"] = (clock.structure, below)
+    return [value for node in (root, *known[1]) for value in node._containers.values() if is_mutable(value)]

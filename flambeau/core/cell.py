@@ -1,0 +1,458 @@
+"""Cells: the mutable slots that hold arrays, and the one place through which every read and write of state goes.
+
+A module attribute that holds an array is backed by a `Cell`; reading the attribute gives the plain `jax.Array`. Outside of
+a transform a cell holds its value itself. Inside one, the running *frame* (see `capture`) keeps the values, so tracing never
+touches the cell and an exception has nothing to undo.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from flambeau._errors import DtypeError, ShapeError, StateError
+
+if TYPE_CHECKING:
+    from flambeau.core.frame import Frame, Journal
+
+__all__ = ["Buffer", "Cell", "Parameter", "UninitializedBuffer", "UninitializedParameter"]
+
+
+class _Running(threading.local):
+    """What runs on this thread: the innermost frame of a transform, and the journal of an eager outermost module call."""
+
+    frame: Frame | None = None
+    journal: Journal | None = None
+
+
+class _Clock:
+    """Two process-wide counters that let a compiled call skip work.
+
+    `structure` moves whenever anything moves that a compiled function depends on (attributes, registries, shapes, flags);
+    `exposures` moves whenever a cell's array comes into the user's hands, from when on it must not be donated as it is.
+    """
+
+    __slots__ = ("_ticks", "exposures", "structure")
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count(1)
+        self.structure = 0
+        self.exposures = 0
+
+    def tick(self) -> None:
+        """Says that the structure changed; no value of the counter ever comes twice, whatever threads do."""
+        self.structure = next(self._ticks)
+
+    def expose(self) -> None:
+        """Says that an array came into the user's hands."""
+        self.exposures = next(self._ticks)
+
+
+running = _Running()
+clock = _Clock()
+
+# Which cell an array that was read from a module belongs to. Stale entries are harmless: `owner_of` checks the cell's
+# present value, so an `id` that was used again for another array is never mistaken.
+_owners: weakref.WeakValueDictionary[int, Cell] = weakref.WeakValueDictionary()
+
+
+class Cell:
+    """A mutable slot that holds one array."""
+
+    __slots__ = ("__weakref__", "_exposed", "_value")
+
+    _value: Any
+    _exposed: bool
+    trainable = False
+
+    def __init__(self, value: Any) -> None:
+        value = strong(value)
+        if owner_of(value) is not None:
+            value = copy(value)
+        self._exposed = True
+        frame = running.frame
+        if frame is None:
+            self._value = value
+            _owners[id(value)] = self
+            clock.expose()
+        else:
+            self._value = None
+            frame.create(self, value)
+
+    def get(self, owner: Any = None) -> jax.Array:
+        """The present value: under a transform the tracer that stands for it. `owner` is the node it was read from."""
+        frame = running.frame
+        if frame is not None:
+            value = frame.read(self, owner)
+            _owners[id(value)] = self
+            return value
+        return self.expose()
+
+    def expose(self) -> jax.Array:
+        """The value outside of any frame, which from now on is in the user's hands."""
+        if not self._exposed:
+            self._exposed = True
+            clock.expose()
+            _owners[id(self._value)] = self
+        return self._value
+
+    def set(self, value: Any, *, owner: Any = None, name: str = "", exposed: bool = True) -> None:
+        """Replaces the value. `exposed=False` is a promise that nobody else holds the array, so that it may be donated."""
+        value = strong(value)
+        frame = running.frame
+        if frame is not None:
+            holder = owner_of(value)
+            if holder is self:
+                return
+            frame.write(self, value if holder is None else copy(value), owner, name)
+            return
+        if isinstance(value, jax.core.Tracer):
+            raise StateError(_tracer_write(owner, name))
+        if exposed:
+            holder = owner_of(value)
+            if holder is self:
+                return
+            if holder is not None:
+                value = copy(value)
+            _owners[id(value)] = self
+            clock.expose()
+        if running.journal is not None:
+            running.journal.note_cell(self)
+        self._replace(value, exposed)
+
+    def _replace(self, value: Any, exposed: bool) -> None:
+        """Puts a concrete value in place, and moves the structure's clock if it has another shape or dtype."""
+        old = self._value
+        if old is None or old.shape != value.shape or old.dtype != value.dtype:
+            clock.tick()
+        self._value = value
+        self._exposed = exposed
+
+    def peek(self) -> Any:
+        """The present value, for its shape, dtype or identity only: nothing is captured and nothing counts as read."""
+        frame = running.frame
+        return self._value if frame is None else frame.peek(self)
+
+    # -- what torch offers on the object itself -------------------------------------------------------------------------
+
+    @property
+    def data(self) -> jax.Array:
+        """The array. Assigning replaces it: the shape must stay."""
+        return self.get()
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.set(fitting(self, value, ""))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.peek().shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.peek().dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.peek().ndim
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def size(self, dim: int | None = None) -> tuple[int, ...] | int:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def detach(self) -> jax.Array:
+        """The value with no gradient flowing through it."""
+        return lax.stop_gradient(self.get())
+
+    def copy_(self, value: Any) -> Cell:
+        """Replaces the value in place by `value`, broadcast to the shape and cast to the dtype, as torch's `copy_`."""
+        target = self.peek()
+        self.set(jnp.broadcast_to(jnp.asarray(value, target.dtype), target.shape))
+        return self
+
+    def item(self) -> Any:
+        return self.get().item()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.get(), dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d array")
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> jax.Array:
+        return self.get()[index]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
+        twin = self._like(copy(self.get()))
+        memo[id(self)] = twin
+        return twin
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), np.asarray(self.get()), self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """What a copy needs besides the value."""
+        return {}
+
+    def _like(self, value: Any) -> Cell:
+        return _rebuild(type(self), value, self._settings())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} containing:\n{self.get()!r}"
+
+
+def _rebuild(kind: type[Cell], value: Any, settings: dict[str, Any]) -> Cell:
+    return kind(jnp.asarray(value), **settings)
+
+
+def _forward_operator(name: str) -> Any:
+    def operator(self: Cell, *others: Any) -> Any:
+        others = tuple(other.get() if isinstance(other, Cell) else other for other in others)
+        return getattr(self.get(), name)(*others)
+
+    operator.__name__ = name
+    return operator
+
+
+# So that `sum((p ** 2).sum() for p in net.parameters())` reads as in PyTorch. `==` stays identity: cells are dict keys.
+for (
+    _name
+) in "add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmul neg abs lt le gt ge float int".split():
+    setattr(Cell, f"__{_name}__", _forward_operator(f"__{_name}__"))
+for _name in "sum mean std var min max any all reshape astype flatten tolist T".split():
+    if _name == "T":
+        Cell.T = property(lambda self: self.get().T)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        setattr(Cell, _name, _forward_operator(_name))
+
+
+class Parameter(Cell):
+    """An array that a module learns: assigning one to an attribute of a `Module` registers it.
+
+    Args:
+        data: the initial value; an array that another cell holds is copied.
+        requires_grad: whether `grad` differentiates with respect to it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flambeau import nn
+        >>> weight = nn.Parameter(jnp.ones((2, 3)))
+        >>> weight.shape, weight.requires_grad
+        ((2, 3), True)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.parameter.Parameter.html
+    """
+
+    __slots__ = ("_requires_grad",)
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        super().__init__(jnp.zeros((0,), jnp.float32) if data is None else data)
+        self._requires_grad = requires_grad
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, flag: bool) -> None:
+        self.requires_grad_(flag)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Parameter:
+        """Sets whether `grad` differentiates with respect to this parameter."""
+        if requires_grad and not jnp.issubdtype(self.dtype, jnp.inexact):
+            raise DtypeError(f"only floating and complex parameters can require gradients, got {self.dtype}")
+        if requires_grad != self._requires_grad:
+            changing = running.frame or running.journal
+            if changing is not None:
+                changing.note_flag(self)
+            self._requires_grad = requires_grad
+            clock.tick()
+        return self
+
+    @property
+    def trainable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._requires_grad
+
+    def _settings(self) -> dict[str, Any]:
+        return {"requires_grad": self._requires_grad}
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{self.get()!r}" + ("" if self.requires_grad else " (requires_grad=False)")
+
+
+class Buffer(Cell):
+    """An array that belongs to a module's state and is not learnt, such as BatchNorm's running mean.
+
+    Args:
+        data: the initial value; an array that another cell holds is copied.
+        persistent: whether it is part of the module's `state_dict`.
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.parameter.Buffer.html
+    """
+
+    __slots__ = ("persistent",)
+
+    def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
+        super().__init__(jnp.zeros((0,), jnp.float32) if data is None else data)
+        self.persistent = persistent
+
+    def _settings(self) -> dict[str, Any]:
+        return {"persistent": self.persistent}
+
+
+class _Pending(NamedTuple):
+    """What stands in the place of the value until the shape is known."""
+
+    dtype: Any
+
+
+class _Uninitialized:
+    """A cell whose shape is not known yet: a lazy module makes it at its first call."""
+
+    __slots__ = ()
+
+    def _refuse(self) -> Any:
+        raise StateError(
+            "this parameter has no shape yet: its lazy module takes it from the first call. "
+            "Call the module once on an example batch before you read, count or optimise its parameters."
+        )
+
+    def get(self, owner: Any = None) -> Any:
+        return self._refuse()
+
+    def peek(self) -> Any:
+        return self._refuse()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = memo[id(self)] = type(self)(**self._settings())  # pyright: ignore
+        return twin
+
+    def __reduce__(self) -> Any:
+        return _rebuild_uninitialized, (type(self), self._settings())  # pyright: ignore
+
+
+def _rebuild_uninitialized(kind: Any, settings: dict[str, Any]) -> Any:
+    return kind(**settings)
+
+
+class UninitializedParameter(_Uninitialized, Parameter):
+    """A parameter of a lazy module before its shape is known; `materialize(shape)` turns it into a `Parameter`.
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.parameter.UninitializedParameter.html
+    """
+
+    __slots__ = ()
+
+    def __init__(self, requires_grad: bool = True, dtype: Any = None) -> None:
+        self._value = _Pending(dtype)
+        self._exposed = True
+        self._requires_grad = requires_grad
+
+    def _settings(self) -> dict[str, Any]:
+        return {"requires_grad": self._requires_grad, "dtype": self._value.dtype}
+
+    def materialize(self, shape: tuple[int, ...], dtype: Any = None) -> None:
+        """Gives the parameter its shape; its values are zeros until they are initialised."""
+        _materialize(self, Parameter, shape, dtype or self._value.dtype)
+
+
+class UninitializedBuffer(_Uninitialized, Buffer):
+    """A buffer of a lazy module before its shape is known; `materialize(shape)` turns it into a `Buffer`."""
+
+    __slots__ = ()
+
+    def __init__(self, *, persistent: bool = True, dtype: Any = None) -> None:
+        self._value = _Pending(dtype)
+        self._exposed = True
+        self.persistent = persistent
+
+    def _settings(self) -> dict[str, Any]:
+        return {"persistent": self.persistent, "dtype": self._value.dtype}
+
+    def materialize(self, shape: tuple[int, ...], dtype: Any = None) -> None:
+        """Gives the buffer its shape; its values are zeros until they are set."""
+        _materialize(self, Buffer, shape, dtype or self._value.dtype)
+
+
+def _materialize(cell: Any, kind: type[Cell], shape: tuple[int, ...], dtype: Any) -> None:
+    from flambeau.core.dtypes import canonical_dtype
+
+    if running.frame is not None:
+        raise StateError("a lazy parameter cannot get its shape inside a transform: call the module once before it")
+    cell.__class__ = kind
+    cell._value = jnp.zeros(shape, canonical_dtype(dtype))
+    clock.tick()
+
+
+def owner_of(array: Any) -> Cell | None:
+    """The cell that holds `array`, if it was read from, or given to, one and is still its value."""
+    cell = _owners.get(id(array))
+    return cell if cell is not None and cell.peek() is array else None
+
+
+def copy(array: Any) -> jax.Array:
+    """A second array with the same value: an array belongs to at most one cell."""
+    return jnp.copy(array)
+
+
+def strong(value: Any) -> Any:
+    """`value` as a jax array without a weak type, which would make the next compiled call compile again."""
+    if not isinstance(value, jax.Array):
+        # `jnp.array` copies; `jnp.asarray` may share a numpy array's memory, which its owner goes on writing to.
+        value = jnp.array(value)
+    return lax.convert_element_type(value, value.dtype) if getattr(value, "weak_type", False) else value
+
+
+def fitting(cell: Cell, value: Any, name: str) -> jax.Array:
+    """`value` as it may be assigned to a parameter: the same shape, cast to the parameter's dtype."""
+    target = cell.peek()
+    value = jnp.asarray(value.get() if isinstance(value, Cell) else value)
+    if value.shape != target.shape:
+        raise ShapeError(
+            f"{name or 'parameter'}: expected shape {tuple(target.shape)}, got {tuple(value.shape)}. "
+            f"Assign a new nn.Parameter to give it another shape."
+        )
+    return value if value.dtype == target.dtype else lax.convert_element_type(value, target.dtype)
+
+
+def keeping_dtype(cell: Cell, value: Any) -> Any:
+    """`value` in the dtype of `cell` where that loses no kind of number: state must not drift from call to call."""
+    target = cell.peek().dtype
+    value = value if isinstance(value, jax.Array) else jnp.asarray(value)
+    if value.dtype == target:
+        return value
+    fits = jnp.result_type(value, target) == target if value.weak_type else _kind(value.dtype) == _kind(target)
+    return lax.convert_element_type(value, target) if fits else value
+
+
+def _kind(dtype: Any) -> type:
+    for kind in (jnp.bool_, jnp.signedinteger, jnp.unsignedinteger, jnp.floating, jnp.complexfloating):
+        if jnp.issubdtype(dtype, kind):
+            return kind
+    return type(dtype)
+
+
+def _tracer_write(owner: Any, name: str) -> str:
+    what = f"{type(owner).__name__}.{name}" if owner is not None else "a parameter or buffer"
+    return (
+        f"{what} was written inside a raw jax transform: the value is a tracer that would outlive it. "
+        f"Use flambeau's transform in its place (fb.jit, fb.grad, fb.value_and_grad), which carries the write out, "
+        f"or the pure form fb.functional_call(module, values, args, return_state=True)."
+    )

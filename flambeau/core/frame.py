@@ -1,0 +1,332 @@
+"""What a running call keeps, so that state can be undone, or carried out of a transform.
+
+A `Journal` notes what an eager call changes and can put it back. A `Frame` is what a running transform keeps: the values of
+the cells it bound or wrote, and twins of the containers it met, while the objects themselves stay as they are; static
+attributes and registries, which Python must find in place, are changed there and put back when the frame ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import get_opaque_trace_state
+
+from flambeau._errors import StateError
+from flambeau.core.cell import Cell, Parameter, clock, running
+from flambeau.core.containers import (
+    ObservedList,
+    holds_arrays,
+    is_mutable,
+    items,
+    map_container,
+    rebuild_tuple,
+    refill,
+    same_contents,
+    shallow,
+)
+from flambeau.core.objects import put_fields
+from flambeau.core.tree import MISSING, Node, Registry
+
+__all__ = ["Frame", "Journal", "Twin", "Unbound"]
+
+
+class Unbound(BaseException):  # noqa: N818 - a signal that abandons a trace, not an error; `except Exception` must not stop it
+    """State that a compiled function reaches, and that its trace has not bound: the trace is abandoned and made again."""
+
+    def __init__(self, what: Node | Cell, container: str | None = None) -> None:
+        super().__init__(what, container)
+        self.what = what
+        self.container = container
+
+
+class Journal:
+    """The old values of what a call changes, noted at the first change of each."""
+
+    def __init__(self) -> None:
+        self.cells: dict[Cell, tuple[Any, bool]] = {}
+        self.statics: dict[tuple[int, str], tuple[Node, str, Any]] = {}
+        self.registries: dict[int, tuple[Registry, Node, dict[Any, Any]]] = {}
+        self.flags: dict[Parameter, bool] = {}
+        self.contents: list[tuple[Any, Any]] = []
+
+    def note_cell(self, cell: Cell) -> None:
+        self.cells.setdefault(cell, (cell._value, cell._exposed))
+
+    def note_static(self, node: Node, name: str) -> None:
+        self.statics.setdefault((id(node), name), (node, name, node.__dict__.get(name, MISSING)))
+
+    def note_registry(self, registry: Registry, node: Node) -> None:
+        if id(registry) not in self.registries:
+            self.registries[id(registry)] = (registry, node, dict(registry))
+
+    def note_flag(self, parameter: Parameter) -> None:
+        self.flags.setdefault(parameter, parameter._requires_grad)
+
+    def note_contents(self, container: Any) -> None:
+        """Notes what a mutable container holds, and what the containers in it hold."""
+        self.contents.append((container, shallow(container)))
+        for item in items(container):
+            if is_mutable(item):
+                self.note_contents(item)
+
+    def rollback(self) -> None:
+        for cell, (value, exposed) in self.cells.items():
+            cell._replace(value, exposed)
+        for node, name, old in self.statics.values():
+            if old is MISSING:
+                node.__dict__.pop(name, None)
+            else:
+                node.__dict__[name] = old
+        for registry, _, old in self.registries.values():
+            registry.replace(old)
+        for parameter, flag in self.flags.items():
+            parameter._requires_grad = flag
+        for container, old in reversed(self.contents):
+            refill(container, old)
+        if self.statics or self.flags:
+            clock.tick()
+
+
+class TupleStep(NamedTuple):
+    """The way into a tuple that is itself an element under `key`."""
+
+    key: Any
+    index: int
+
+
+class Twin:
+    """A container that a frame works on in the place of one that a node holds."""
+
+    __slots__ = ("initial", "locator", "origin", "read", "value")
+
+    def __init__(self, origin: Any, locator: tuple[Any, ...]) -> None:
+        self.origin = origin
+        self.locator = locator  # the node, the attribute's name, and the keys that lead to it from there
+        self.value: Any = None
+        self.read = False
+        self.initial: Any = None  # the contents when it was read
+
+    def changed(self) -> bool:
+        return not self.read or not same_contents(self.initial, self.value)
+
+
+class Frame(Journal):
+    """What a running transform keeps. See the module's docstring.
+
+    Args:
+        opaque: whether the transform compiles: values from outside must be its inputs, so reading what is not bound
+            abandons the trace with `Unbound`. In a transparent frame such reads go to the frame around it.
+    """
+
+    def __init__(self, *, opaque: bool = False) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.parent = running.frame
+        self.values: dict[Cell, Any] = {}
+        self.initial: dict[Cell, Any] = {}
+        self.created_nodes: dict[int, Node] = {}
+        self.created_cells: set[Cell] = set()
+        self.bound_nodes: frozenset[int] = frozenset()
+        self.container_inputs: dict[tuple[int, str], list[Any]] = {}
+        self.slots: dict[tuple[int, str], tuple[Node, str, Any]] = {}
+        self.slot_writes: set[tuple[int, str]] = set()
+        self.twins: dict[int, Twin] = {}  # by id of the origin
+        self.twin_values: dict[int, Twin] = {}  # by id of the twin's value
+        self.names: dict[Cell, tuple[Node, str]] = {}  # where each written cell was written, for messages
+        self.unbound: Unbound | None = None
+        self.watched: list[tuple[Any, Any]] = []  # mutable objects in static attributes, and what they held at the start
+        self.trace_state: Any = None
+        self.calling = False  # whether an outermost module call is under way in this frame
+
+    @contextmanager
+    def active(self) -> Iterator[Frame]:
+        """Runs the body in this frame; whatever happens, what it changed in place is put back when it ends."""
+        outside, journal = running.frame, running.journal
+        running.frame, running.journal = self, None
+        self.trace_state = get_opaque_trace_state()
+        try:
+            yield self
+        finally:
+            running.frame, running.journal = outside, journal
+            self.rollback()
+            for thing, old in self.watched:
+                put_fields(thing, old)
+
+    def bind(self, cells: Iterable[Cell], values: Iterable[Any]) -> None:
+        self.initial.update(zip(cells, values, strict=True))
+        self.values.update(self.initial)
+
+    def abandon(self, what: Node | Cell, container: str | None = None) -> None:
+        """Gives the trace up, for it needs state that is not bound."""
+        # Kept, since a bare `except:` in the traced function could swallow it.
+        self.unbound = self.unbound or Unbound(what, container)
+        raise self.unbound
+
+    def changes_structure(self) -> bool:
+        """Whether, here or further out, a compiling frame runs or something changed that a walk over nodes would see."""
+        here = self.opaque or self.statics or self.registries or self.slots or self.flags
+        return bool(here) or (self.parent is not None and self.parent.changes_structure())
+
+    def written(self) -> list[Cell]:
+        """The cells from outside whose values are others than when the frame began."""
+        missing = MISSING
+        initial = self.initial
+        created = self.created_cells if self.opaque else ()
+        return [cell for cell, v in self.values.items() if initial.get(cell, missing) is not v and cell not in created]
+
+    # -- cells ----------------------------------------------------------------------------------------------------------
+
+    def read(self, cell: Cell, owner: Node | None = None) -> Any:
+        value = self.values.get(cell, MISSING)
+        if value is not MISSING:
+            return value
+        if self.opaque:
+            self.abandon(owner if owner is not None else cell)
+        return self.parent.read(cell, owner) if self.parent is not None else cell.expose()
+
+    def peek(self, cell: Cell) -> Any:
+        value = self.values.get(cell, MISSING)
+        if value is not MISSING:
+            return value
+        return self.parent.peek(cell) if self.parent is not None else cell._value
+
+    def write(self, cell: Cell, value: Any, owner: Node | None = None, name: str = "") -> None:
+        if self.opaque and cell not in self.values:
+            self.abandon(owner if owner is not None else cell)
+        if owner is not None:
+            self.names[cell] = (owner, name)
+        if isinstance(value, jax.core.Tracer) and get_opaque_trace_state() != self.trace_state:
+            raise StateError(_raw_transform_inside(*self.names.get(cell, (None, ""))))
+        self.values[cell] = value
+
+    def create(self, cell: Cell, value: Any) -> None:
+        self.values[cell] = value
+        self.created_cells.add(cell)
+
+    # -- static attributes and registries -------------------------------------------------------------------------------
+
+    def require(self, node: Node) -> None:
+        """Makes sure that a compiling frame here or further out knows `node`."""
+        if id(node) in self.created_nodes:
+            return
+        if self.opaque:
+            if id(node) not in self.bound_nodes:
+                self.abandon(node)
+        elif self.parent is not None:
+            self.parent.require(node)
+
+    def note_static(self, node: Node, name: str) -> None:
+        self.require(node)
+        if id(node) not in self.created_nodes:
+            super().note_static(node, name)
+
+    def note_registry(self, registry: Registry, node: Node) -> None:
+        self.require(node)
+        if id(node) not in self.created_nodes:
+            super().note_registry(registry, node)
+
+    # -- containers -----------------------------------------------------------------------------------------------------
+
+    def read_container(self, node: Node, name: str) -> Any:
+        if id(node) in self.created_nodes:
+            return node._containers.get(name, MISSING)
+        key = (id(node), name)
+        slot = self.slots.get(key)
+        if slot is not None:
+            return slot[2]
+        if self.parent is not None:
+            origin = self.parent.read_container(node, name)
+        else:
+            origin = node._containers.get(name, MISSING)
+        if origin is MISSING:
+            return MISSING
+        self.require(node)
+        value = self._twin(origin, node, name)
+        self.slots[key] = (node, name, value)
+        return value
+
+    def write_container(self, node: Node, name: str, value: Any) -> None:
+        self.require(node)
+        if id(node) in self.created_nodes:
+            dict.__setitem__(node._containers, name, value)
+            return
+        self.slots[id(node), name] = (node, name, value)
+        self.slot_writes.add((id(node), name))
+
+    def delete_container(self, node: Node, name: str) -> bool:
+        if id(node) in self.created_nodes:
+            return dict.pop(node._containers, name, MISSING) is not MISSING
+        found = self.has_container(node, name)
+        if found:
+            self.require(node)
+            self.slots[id(node), name] = (node, name, MISSING)
+            self.slot_writes.add((id(node), name))
+        return found
+
+    def has_container(self, node: Node, name: str) -> bool:
+        """Whether the node has a container of that name now; looking does not count as reading it."""
+        slot = self.slots.get((id(node), name))
+        if slot is not None:
+            return slot[2] is not MISSING
+        return self.parent.has_container(node, name) if self.parent is not None else name in node._containers
+
+    def _twin(self, origin: Any, node: Node, name: str) -> Any:
+        known = self.twins.get(id(origin))
+        if known is not None:
+            return known.value
+        twin = Twin(origin, (node, name))
+        self.twins[id(origin)] = twin
+        if type(origin) in (list, ObservedList):
+            twin.value = ObservedList(lambda: self._load(twin))
+        else:
+            twin.value = self._load(twin)
+        self.twin_values[id(twin.value)] = twin
+        return twin.value
+
+    def _load(self, twin: Twin) -> Any:
+        """Reads the origin: a copy of it whose arrays are this frame's inputs; of an observed list, just its items."""
+        node, name = twin.locator[:2]
+        twin.read = True
+        if not self.opaque:
+            made = self._copy(twin, lambda array: array)
+        else:
+            inputs = self.container_inputs.get((id(node), name))
+            if inputs is None:
+                if holds_arrays(twin.origin):
+                    self.abandon(node, name)
+                inputs = self.container_inputs[id(node), name] = []
+            remaining = iter(inputs)
+            made = self._copy(twin, lambda array: next(remaining))
+        twin.initial = shallow(made)
+        return made
+
+    def _copy(self, twin: Twin, leaf: Callable[[Any], Any]) -> Any:
+        def visit(key: Any, value: Any) -> Any:
+            if isinstance(value, jax.Array):
+                return leaf(value)
+            if type(value) in (list, ObservedList) or is_mutable(value):
+                known = self.twins.get(id(value))
+                if known is not None:
+                    return known.value
+                nested = Twin(value, (*twin.locator, key))
+                self.twins[id(value)] = nested
+                nested.value = self._copy(nested, leaf)
+                nested.initial, nested.read = shallow(nested.value), True
+                self.twin_values[id(nested.value)] = nested
+                return nested.value
+            if isinstance(value, tuple):
+                return rebuild_tuple(value, [visit(TupleStep(key, i), item) for i, item in enumerate(value)])
+            return value
+
+        return map_container(twin.origin, visit)
+
+
+def _raw_transform_inside(owner: Any, name: str) -> str:
+    what = f"{type(owner).__name__}.{name}" if owner is not None else "a parameter or buffer"
+    return (
+        f"{what} was written inside a raw jax transform that runs inside a flambeau one: the value would not outlive it. "
+        f"Use flambeau's transform (fb.grad, fb.value_and_grad, fb.jit) in the place of jax's there."
+    )

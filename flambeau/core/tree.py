@@ -1,0 +1,266 @@
+"""Nodes: the objects whose attributes are state (modules, optimizers, generators), and how attributes are classified.
+
+A node keeps its attributes in four kinds of places:
+
+    registries of cells      arrays; for a module also `_parameters` and `_buffers`
+    registries of nodes      `_modules`
+    `_containers`            plain lists, dicts, sets and the like, and tuples that hold arrays: mutable, so watched
+    `__dict__`               everything else: static attributes, part of the compiled structure
+
+Every change of these funnels through this file, which moves the structure's clock and tells the running frame or journal.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from flambeau.core.cell import Cell, clock, copy, keeping_dtype, owner_of, running
+from flambeau.core.containers import is_mutable
+
+__all__ = ["Node", "Registry", "is_container"]
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
+
+_ATOMS = frozenset(
+    {int, float, bool, str, type(None), complex, bytes, type, np.dtype, slice, range, types.FunctionType}
+)
+
+
+def is_container(value: Any) -> bool:
+    """Whether an attribute value is watched for its contents, rather than a static part of the structure."""
+    if type(value) in _ATOMS:
+        return False
+    if is_mutable(value):
+        return True
+    return isinstance(value, tuple) and any(isinstance(item, jax.Array) or is_container(item) for item in value)
+
+
+class Registry(dict):
+    """A dict of a node's registered things, which reports each change to the clock and to the running frame."""
+
+    __slots__ = ("__weakref__", "_node")
+
+    def __init__(self, node: Any) -> None:
+        super().__init__()
+        self._node = weakref.ref(node)
+
+    def _changing(self) -> None:
+        clock.tick()
+        changing = running.frame or running.journal
+        if changing is not None:
+            changing.note_registry(self, self._node())
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        if self.get(name, MISSING) is not value:
+            self._changing()
+            super().__setitem__(name, value)
+
+    def __delitem__(self, name: Any) -> None:
+        self._changing()
+        super().__delitem__(name)
+
+    def pop(self, *args: Any) -> Any:
+        self._changing()
+        return super().pop(*args)
+
+    def popitem(self) -> tuple[Any, Any]:
+        self._changing()
+        return super().popitem()
+
+    def clear(self) -> None:
+        self._changing()
+        super().clear()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self._changing()
+        super().update(*args, **kwargs)
+
+    def setdefault(self, name: Any, default: Any = None) -> Any:
+        self._changing()
+        return super().setdefault(name, default)
+
+    def __ior__(self, other: Any) -> Any:
+        self._changing()
+        return super().__ior__(other)
+
+    def replace(self, contents: dict[Any, Any]) -> None:
+        """Puts other contents in place, in their order: how a frame or journal undoes and redoes changes."""
+        super().clear()
+        super().update(contents)
+        clock.tick()
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class Node:
+    """Base of everything that holds state: its attributes survive the transforms (see the module's docstring)."""
+
+    # Registries that hold cells or nodes, in the order in which attributes are looked up.
+    _registry_names: tuple[str, ...] = ("_arrays", "_containers")
+    # Registries that only a few nodes need, made at first use: the hooks.
+    _late_registry_names: tuple[str, ...] = ()
+    # Names in __dict__ that are bookkeeping rather than the user's static attributes.
+    _bookkeeping: frozenset[str] = frozenset({"_arrays", "_containers", "_below"})
+
+    _arrays: Registry
+    _containers: Registry
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        node = object.__new__(cls)
+        for name in cls._registry_names:
+            node.__dict__[name] = Registry(node)
+        if running.frame is not None:
+            running.frame.created_nodes[id(node)] = node
+        return node
+
+    # -- reading --------------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        found = self._find(name)
+        if found is MISSING:
+            raise AttributeError(self._missing_attribute(name), name=name, obj=self)
+        return found
+
+    def _find(self, name: str) -> Any:
+        """The attribute kept in a registry, or MISSING."""
+        cell = self.__dict__["_arrays"].get(name)
+        if cell is not None:
+            return cell.get(self)
+        if running.frame is not None:
+            return running.frame.read_container(self, name)
+        return self.__dict__["_containers"].get(name, MISSING)
+
+    def _missing_attribute(self, name: str) -> str:
+        return f"'{type(self).__name__}' object has no attribute '{name}'"
+
+    def __dir__(self) -> list[str]:
+        names = set(super().__dir__())
+        for registry in self._registry_names:
+            names.update(self.__dict__.get(registry, ()))
+        return sorted(name for name in names if not name[:1].isdigit())
+
+    # -- writing --------------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if type(value) in _ATOMS and name in self.__dict__:
+            self._set_static(name, value)
+        elif name.startswith("__") or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        elif isinstance(value, jax.Array):
+            self._set_array(name, value)
+        elif is_container(value):
+            self._set_container(name, value)
+        else:
+            self._forget(name, keep="__dict__")
+            self._set_static(name, value)
+
+    def _set_array(self, name: str, value: Any) -> None:
+        cell = self._arrays.get(name)
+        if cell is not None:
+            cell.set(keeping_dtype(cell, value), owner=self, name=name)
+            return
+        self._forget(name)
+        if isinstance(value, jax.core.Tracer) and running.frame is None:
+            raise _raw_write(self, name)
+        self._arrays[name] = Cell(copy(value) if owner_of(value) is not None else value)
+
+    def _set_container(self, name: str, value: Any) -> None:
+        self._forget(name, keep="_containers")
+        frame = running.frame
+        if frame is not None:
+            frame.write_container(self, name, value)
+        elif name in self._containers:
+            # Its contents are compared when they matter, so another list of the same name changes no structure.
+            if running.journal is not None:
+                running.journal.note_registry(self._containers, self)
+            dict.__setitem__(self._containers, name, value)
+        else:
+            self._containers[name] = value
+
+    def _set_static(self, name: str, value: Any) -> None:
+        old = self.__dict__.get(name, MISSING)
+        if old is value or (type(old) is type(value) and type(value) in _ATOMS and old == value):
+            return
+        changing = running.frame or running.journal
+        if changing is not None:
+            changing.note_static(self, name)
+        object.__setattr__(self, name, value)
+        clock.tick()
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__:
+            changing = running.frame or running.journal
+            if changing is not None:
+                changing.note_static(self, name)
+            object.__delattr__(self, name)
+            clock.tick()
+            return
+        if not self._forget(name):
+            object.__delattr__(self, name)
+
+    def _forget(self, name: str, keep: str = "") -> bool:
+        """Removes the attribute from every place but `keep`; says whether there was one."""
+        found = False
+        attributes = self.__dict__
+        if keep != "__dict__" and name in attributes:
+            Node.__delattr__(self, name)
+            found = True
+        for registry_name in self._registry_names:
+            if registry_name == keep or registry_name not in attributes:
+                continue
+            if registry_name == "_containers" and running.frame is not None:
+                found |= running.frame.delete_container(self, name)
+            elif name in attributes[registry_name]:
+                del attributes[registry_name][name]
+                found = True
+        return found
+
+    # -- looking over everything ----------------------------------------------------------------------------------------
+
+    def _statics(self) -> Iterator[tuple[str, Any]]:
+        """The static attributes, by name."""
+        bookkeeping = self._bookkeeping
+        for name, value in self.__dict__.items():
+            if name not in bookkeeping:
+                yield name, value
+
+    def _registries(self) -> Iterator[tuple[str, Registry]]:
+        for name in (*self._registry_names, *self._late_registry_names):
+            registry = self.__dict__.get(name)
+            if registry is not None:
+                yield name, registry
+
+    def _registry(self, name: str) -> Registry:
+        """One of the registries that a node gets when it first needs them."""
+        registry = self.__dict__.get(name)
+        if registry is None:
+            registry = self.__dict__[name] = Registry(self)
+        return registry
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name != "_below"}
+        if running.frame is not None:
+            containers = {name: running.frame.read_container(self, name) for name in self._containers}
+            state["_containers"] = {name: value for name, value in containers.items() if value is not MISSING}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            if name in self._registry_names or name in self._late_registry_names:
+                self._registry(name).update(value)
+            else:
+                object.__setattr__(self, name, value)
+
+
+def _raw_write(node: Any, name: str) -> Exception:
+    from flambeau._errors import StateError
+    from flambeau.core.cell import _tracer_write
+
+    return StateError(_tracer_write(node, name))

@@ -1,0 +1,73 @@
+"""Normalization by mean and variance, and the checks and shapes of its parameters."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flambeau._errors import DtypeError, ShapeError
+from flambeau.nn.functional._checks import describe
+from flambeau.nn.functional._math import widen
+
+__all__ = ["Scalar", "check_parameters", "per_channel", "standardize"]
+
+Scalar = jax.Array | float
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def standardize(
+    x: jax.Array, scale: Scalar, shift: Scalar, axes: tuple[int, ...], eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(x - mean) / √(var + eps) · scale + shift, and the mean and the biased variance over `axes`, which are kept.
+
+    `scale` and `shift` broadcast against the statistics.
+    """
+    mean = jnp.mean(x, axes, keepdims=True)
+    # The variance of what is centred: the mean of squares less the square of the mean cancels.
+    centred = x - mean
+    var = jnp.mean(centred * centred, axes, keepdims=True)
+    return centred * (lax.rsqrt(var + eps) * scale) + shift, mean, var
+
+
+@standardize.defjvp
+def _standardize_jvp(
+    axes: tuple[int, ...],
+    eps: float,
+    primals: tuple[jax.Array, Scalar, Scalar],
+    tangents: tuple[jax.Array, Scalar, Scalar],
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    # What autodiff makes of the lines above reads the cotangent g in four sums. In this form of the derivative all that
+    # is summed is g and x̂ · g, once for the input, the scale and the shift together.
+    (x, scale, _), (dx, dscale, dshift) = primals, tangents
+    y, mean, var = standardize(*primals, axes, eps)
+    inverse = lax.rsqrt(var + eps)
+    x_hat = (x - mean) * inverse
+    slope = inverse * scale
+    dmean = jnp.mean(dx, axes, keepdims=True)
+    projection = jnp.mean(x_hat * dx, axes, keepdims=True)
+    dy = slope * dx + (dshift - slope * dmean) + x_hat * (dscale - slope * projection)
+    return (y, mean, var), (dy, dmean, 2 * projection / inverse)
+
+
+def check_parameters(input: jax.Array, shape: tuple[int, ...], **parameters: jax.Array | None) -> None:
+    """Raises unless each parameter that is given has `shape` and a dtype that goes with the input's."""
+    given = {name: each for name, each in parameters.items() if each is not None}
+    wrong = [f"expected {name} {shape}, got {describe(each)}" for name, each in given.items() if each.shape != shape]
+    if wrong:
+        raise ShapeError(f"{'; '.join(wrong)} (input {describe(input)})")
+    dtypes = {jnp.dtype(input.dtype), jnp.dtype(widen(input).dtype)}
+    wrong = [
+        f"expected {name} of dtype {' or '.join(sorted(map(str, dtypes)))}, got {describe(each)}"
+        for name, each in given.items()
+        if each.dtype not in dtypes
+    ]
+    if wrong:
+        raise DtypeError("; ".join(wrong))
+
+
+def per_channel(x: jax.Array | None, ndim: int, default: float) -> Scalar:
+    """A parameter `(C,)` as `(1, C, 1, …)` of `ndim` dimensions, or the default where there is none."""
+    return default if x is None else widen(x).reshape(1, -1, *[1] * (ndim - 2))

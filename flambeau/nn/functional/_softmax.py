@@ -1,0 +1,119 @@
+"""Softmax and its relatives, which turn the scores along one dimension into a distribution."""
+
+from __future__ import annotations
+
+import warnings
+
+import jax
+from jax.typing import DTypeLike
+
+from flambeau._errors import FlambeauWarning
+from flambeau.nn.functional._inputs import axis_of
+from flambeau.nn.functional._math import widen
+
+__all__ = ["log_softmax", "softmax", "softmin"]
+
+
+def _axis(name: str, input: jax.Array, dim: int | None, stacklevel: int) -> int | tuple[()]:
+    """The axis that `dim` means, () for a scalar; torch's old choice, with its warning, if there is none."""
+    if dim is None:
+        dim = 0 if input.ndim in (0, 1, 3) else 1
+        warnings.warn(
+            f"{name} chose dim={dim} for an input of {input.ndim} dimensions; which one it chooses depends on their "
+            "number and is deprecated: pass dim",
+            FlambeauWarning,
+            stacklevel=stacklevel,
+        )
+    axis = axis_of(dim, input.ndim)
+    return axis if input.ndim else ()
+
+
+def softmax(
+    input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
+) -> jax.Array:
+    """Turns scores into probabilities along `dim`: exp(xᵢ) / Σⱼ exp(xⱼ).
+
+    Args:
+        input: any floating array.
+        dim: the dimension that sums to 1. Leaving it out is deprecated, as in PyTorch: it is then 0 for an input of 0,
+            1 or 3 dimensions and 1 for others.
+        _stacklevel: which caller the warning about a missing `dim` names.
+        dtype: what to cast the input to first.
+
+    Shape:
+        input `(*)`, result `(*)`.
+
+    Raises:
+        IndexError: there is no such dimension.
+        DtypeError: the dtype is no floating one.
+
+    Example:
+        >>> softmax(jnp.array([[0.0, 0.0], [9.0, 9.0]]), dim=1)
+        Array([[0.5, 0.5],
+               [0.5, 0.5]], dtype=float32)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softmax.html
+    """
+    axis = _axis("softmax", input, dim, _stacklevel)
+    x = input if dtype is None else input.astype(dtype)
+    return jax.nn.softmax(widen(x), axis).astype(x.dtype)
+
+
+def log_softmax(
+    input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
+) -> jax.Array:
+    """The logarithm of the softmax along `dim`, without its underflow: xᵢ - log Σⱼ exp(xⱼ).
+
+    Args:
+        input: any floating array.
+        dim: the dimension that is normalized. Leaving it out is deprecated, as in PyTorch: it is then 0 for an input of
+            0, 1 or 3 dimensions and 1 for others.
+        _stacklevel: which caller the warning about a missing `dim` names.
+        dtype: what to cast the input to first.
+
+    Shape:
+        input `(*)`, result `(*)`.
+
+    Raises:
+        IndexError: there is no such dimension.
+        DtypeError: the dtype is no floating one.
+
+    Example:
+        >>> log_softmax(jnp.array([0.0, 1000.0]), dim=0)
+        Array([-1000.,     0.], dtype=float32)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.log_softmax.html
+    """
+    axis = _axis("log_softmax", input, dim, _stacklevel)
+    x = input if dtype is None else input.astype(dtype)
+    return jax.nn.log_softmax(widen(x), axis).astype(x.dtype)
+
+
+def softmin(
+    input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
+) -> jax.Array:
+    """The softmax of the negated input, which favours the smallest: exp(-xᵢ) / Σⱼ exp(-xⱼ).
+
+    Args:
+        input: any floating array.
+        dim: the dimension that sums to 1. Leaving it out is deprecated, as in PyTorch: it is then 0 for an input of 0,
+            1 or 3 dimensions and 1 for others.
+        _stacklevel: which caller the warning about a missing `dim` names.
+        dtype: what to cast the input to first.
+
+    Shape:
+        input `(*)`, result `(*)`.
+
+    Raises:
+        IndexError: there is no such dimension.
+        DtypeError: the dtype is no floating one.
+
+    Example:
+        >>> softmin(jnp.array([0.0, 1000.0]), dim=0)
+        Array([1., 0.], dtype=float32)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softmin.html
+    """
+    axis = _axis("softmin", input, dim, _stacklevel)
+    x = -input if dtype is None else -input.astype(dtype)
+    return jax.nn.softmax(widen(x), axis).astype(x.dtype)

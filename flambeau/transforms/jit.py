@@ -1,0 +1,509 @@
+"""`fb.jit`: compiles a function together with the state that it reads and writes.
+
+A call gathers the values of the cells that the function reaches, runs one `jax.jit` of flat lists, and puts the written
+values back. What the function does besides, it did while it was traced; that is replayed from its `Outcome`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import types
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
+
+import jax
+import jax.extend.core
+import numpy as np
+
+from flambeau._errors import StateError
+from flambeau.core import hidden, raw
+from flambeau.core.capture import Context, Outcome, collect
+from flambeau.core.cell import Cell, clock, copy, running
+from flambeau.core.frame import Frame, Unbound
+from flambeau.core.gradients import Gradients
+from flambeau.core.module import Module
+from flambeau.core.structure import Structure, container_spec, fingerprint, signature
+from flambeau.core.tree import MISSING, Node
+from flambeau.transforms.recompilation import Watch
+from flambeau.transforms.sources import Source, find_source
+
+__all__ = ["Jitted", "jit"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# One trace at a time: tracing changes static attributes in place until the trace ends.
+_tracing = threading.RLock()
+
+
+class _Program(NamedTuple):
+    """One compiled function, for all nodes of one structure."""
+
+    run: Any  # donates the cells that it overwrites
+    inside: Any  # the same function without donation, for use under other transforms
+    donated: list[int]  # indices of the cells that it overwrites in place
+    kept: list[int]  # indices of the cells that it only reads
+    reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
+    outcome: Outcome
+    reshapes: bool  # whether a cell gets another shape or dtype
+
+
+class _Call:
+    """A program bound to the nodes of one call: flat lists, ready to go."""
+
+    __slots__ = ("arrays_at", "donated", "exposures", "kept", "program", "reads", "roots", "structure", "under_raw", "written")
+
+    def __init__(self, program: _Program, structure: Structure) -> None:
+        cells = structure.cells
+        self.program = program
+        self.structure = structure
+        self.donated = [cells[i] for i in program.donated]
+        self.kept = [cells[i] for i in program.kept]
+        self.written = [cells[i] for i in program.outcome.written]
+        self.reads = [(structure.nodes[i], name, spec) for i, name, spec in program.reads]
+        self.exposures = -1
+        self.arrays_at: list[int] | None = None
+        self.roots: list[weakref.ref[Any]] = []
+        self.under_raw = False  # whether an argument is a tracer of a raw jax transform
+
+    def context(self, outs: Any) -> Context:
+        structure = self.structure
+        return Context(structure.nodes, structure.cells, outs, structure.watched)
+
+    def container_arrays(self) -> list[Any] | None:
+        """The arrays of the containers that the program reads; None if they are not what it was compiled for."""
+        arrays: list[Any] = []
+        for node, name, spec in self.reads:
+            if container_spec(_container(node, name), arrays, self.structure) != spec:
+                return None
+        return arrays
+
+
+class _Arguments:
+    """The arguments of one call, as leaves: arrays, and nodes, which count as state and not as values."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.leaves, self.treedef = jax.tree.flatten((args, kwargs), is_leaf=lambda part: isinstance(part, Gradients))
+        self.nodes: list[Node | Cell] = []
+        self.arrays: list[Any] = []
+        key: list[Hashable] = []
+        for leaf in self.leaves:
+            if isinstance(leaf, (Node, Cell)):
+                self.nodes.append(leaf)
+                key.append("node")
+            elif isinstance(leaf, Gradients):
+                owners = leaf.owners()
+                self.nodes.extend(owners.values())
+                self.arrays.extend(leaf.values())
+                key.append((Gradients, tuple(owners), *((n, signature(g)) for n, g in leaf.items())))
+            else:
+                self.arrays.append(leaf)
+                key.append(signature(leaf))
+        self.key = (self.treedef, tuple(key))
+
+    def rebuild(self, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with `arrays` in the places of their arrays."""
+        values = iter(arrays)
+        leaves: list[Any] = []
+        for leaf in self.leaves:
+            if isinstance(leaf, (Node, Cell)):
+                leaves.append(leaf)
+            elif isinstance(leaf, Gradients):
+                leaves.append(Gradients([(name, next(values)) for name in leaf], leaf.owners()))
+            else:
+                leaves.append(next(values))
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+class Jitted(Generic[P, R]):
+    """A compiled function: see `jit`."""
+
+    def __init__(
+        self, fun: Callable[P, R], statics: frozenset[int], static_names: frozenset[str], donate: bool
+    ) -> None:
+        functools.update_wrapper(self, fun)
+        self._fun = fun
+        self._name = getattr(fun, "__name__", type(fun).__name__)
+        self._statics = statics
+        self._static_names = static_names
+        self._donate = donate
+        self._captures: list[Source] = []
+        self._programs: dict[Hashable, list[_Program]] = {}
+        self._calls: dict[Hashable, _Call] = {}
+        self._watch = Watch(self._name)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        args, kwargs, statics = self._split(args, kwargs)
+        leaves, treedef = jax.tree.flatten((args, kwargs))
+        frame = running.frame
+        if frame is not None and frame.changes_structure():
+            call = self._prepare(args, kwargs, statics)[0]
+            return self._run(call, call.container_arrays(), _Arguments(args, kwargs).arrays)
+        captured = [source.find() for source in self._captures]
+        key = (
+            treedef,
+            tuple([_leaf_key(leaf) for leaf in leaves]),
+            tuple(map(id, captured)),
+            tuple(map(fingerprint, statics)),
+            jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        call = self._calls.get(key)
+        containers = None
+        if call is not None and call.structure.valid():
+            containers = call.container_arrays() if call.reads else []
+        if call is None or containers is None:
+            call = self._remember(key, args, kwargs, statics, leaves)
+            containers = call.container_arrays()
+        arrays = leaves if call.arrays_at is None else [leaves[i] for i in call.arrays_at]
+        return self._run(call, containers, arrays)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<fb.jit of {self._name}>"
+
+    # -- inspection -----------------------------------------------------------------------------------------------------
+
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The `jax.stages.Traced` of the flat function that a call with these arguments runs; it has `.jaxpr`."""
+        args, kwargs, statics = self._split(args, kwargs)
+        call = self._prepare(args, kwargs, statics)[0]
+        values = [[cell.peek() for cell in cells] for cells in (call.donated, call.kept)]
+        return call.program.run.trace(*values, call.container_arrays(), _Arguments(args, kwargs).arrays)
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The `jax.stages.Lowered` of the flat function that a call with these arguments runs: `.as_text()`, `.compile()`."""
+        return self.trace(*args, **kwargs).lower()
+
+    # -- finding the program --------------------------------------------------------------------------------------------
+
+    def _split(self, args: Any, kwargs: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+        """Takes the static arguments out; a marker of each stays in its place."""
+        if not self._statics and not self._static_names:
+            return args, kwargs, ()
+        statics = tuple(arg for i, arg in enumerate(args) if i in self._statics)
+        statics += tuple(value for name, value in kwargs.items() if name in self._static_names)
+        args = tuple(_STATIC if i in self._statics else arg for i, arg in enumerate(args))
+        kwargs = {name: _STATIC if name in self._static_names else value for name, value in kwargs.items()}
+        return args, kwargs, statics
+
+    def _join(self, args: Any, kwargs: Any, statics: tuple[Any, ...]) -> tuple[Any, Any]:
+        remaining = iter(statics)
+        args = tuple(next(remaining) if arg is _STATIC else arg for arg in args)
+        return args, {name: next(remaining) if value is _STATIC else value for name, value in kwargs.items()}
+
+    def _remember(self, key: Any, args: Any, kwargs: Any, statics: Any, leaves: list[Any]) -> _Call:
+        """Prepares a call and keeps it for the next one with the same nodes, for as long as these nodes live."""
+        for leaf in leaves:
+            if _leaf_key(leaf) is None:
+                raise TypeError(_no_array(self._name, leaf))
+        call, captured = self._prepare(args, kwargs, statics)
+        positions = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, (Node, Cell))]
+        call.arrays_at = None if len(positions) == len(leaves) else positions
+        call.under_raw = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        key = (*key[:2], tuple(map(id, captured)), *key[3:])
+        calls = self._calls
+        calls[key] = call
+        roots = [leaf for leaf in leaves if isinstance(leaf, (Node, Cell))] + [
+            node for node in captured if node is not None
+        ]
+        call.roots = [weakref.ref(root, lambda _: calls.pop(key, None)) for root in roots]
+        return call
+
+    def _prepare(self, args: Any, kwargs: Any, statics: Any) -> tuple[_Call, list[Any]]:
+        """The call for these arguments, by a program that fits or else by a new one."""
+        with _tracing:
+            arguments = _Arguments(args, kwargs)
+            reads: list[tuple[Node, str]] = []
+            while True:
+                captured = [source.find() for source in self._captures]
+                roots = [*arguments.nodes, *(node for node in captured if node is not None)]
+                if running.frame is not None:
+                    for root in roots:
+                        if isinstance(root, Node):
+                            running.frame.require(root)
+                structure = Structure(roots)
+                key = (
+                    arguments.key,
+                    tuple(node is not None for node in captured),
+                    tuple(map(fingerprint, statics)),
+                    structure.key,
+                    jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+                )
+                known = self._programs.get(key, [])
+                for program in known:
+                    call = _Call(program, structure)
+                    if call.container_arrays() is not None:
+                        return call, captured
+                for root in roots:
+                    if isinstance(root, Module):
+                        hidden.warn_below(root)
+                try:
+                    program = self._compile(arguments, statics, structure, reads)
+                except Unbound as unbound:
+                    self._bind(unbound, statics, structure, reads)
+                    continue
+                self._watch.compiled(structure, key[:3], len(known) + 1, program.reads)
+                self._programs.setdefault(key, []).append(program)
+                return _Call(program, structure), captured
+
+    def _bind(self, unbound: Unbound, statics: Any, structure: Structure, reads: list[tuple[Node, str]]) -> None:
+        """Notes what a trace met that it had not bound, for the next try."""
+        what = unbound.what
+        inside = what in structure.cell_index if isinstance(what, Cell) else id(what) in structure.node_index
+        if unbound.container is not None and inside:
+            assert isinstance(what, Node)
+            reads.append((what, unbound.container))
+        elif inside:
+            raise StateError(f"{self._name}: state that was bound was not found again; this is a mistake in flambeau")
+        else:
+            self._captures.append(find_source(self._fun, statics, what))
+
+    def _compile(self, arguments: _Arguments, statics: Any, structure: Structure, reads: list[Any]) -> _Program:
+        frame = Frame(opaque=True)
+        frame.bound_nodes = frozenset(structure.node_index)
+        frame.watched = structure.watched
+        contents: list[list[Any]] = []
+        for node, name in reads:
+            arrays: list[Any] = []
+            container_spec(_container(node, name), arrays, structure)
+            contents.append(arrays)
+        outcomes: list[Outcome] = []
+
+        def pure(cells: list[Any], containers: list[list[Any]], arrays: list[Any]) -> list[Any]:
+            with frame.active():
+                frame.bind(structure.cells, cells)
+                for (node, name), values in zip(reads, containers, strict=True):
+                    frame.container_inputs[id(node), name] = values
+                args, kwargs = self._join(*arguments.rebuild(arrays), statics)
+                result = self._fun(*args, **kwargs)
+                if frame.unbound is not None:
+                    raise frame.unbound
+                inputs = [*cells, *(value for values in containers for value in values), *arrays]
+                outcome, outs, _ = collect(frame, result, structure, inputs)
+            outcomes.append(outcome)
+            return outs
+
+        values = [_value(cell) for cell in structure.cells]
+        traced = jax.jit(pure).trace(values, contents, arguments.arrays)
+        spec_of = {}
+        for node_id, name in frame.container_inputs:
+            node = structure.nodes[structure.node_index[node_id]]
+            spec_of[structure.node_index[node_id], name] = container_spec(_container(node, name), [], structure)
+        # Those bound as inputs come first, in the order of the inputs.
+        bound = [(structure.node_index[id(node)], name) for node, name in reads]
+        order = [*bound, *(place for place in spec_of if place not in bound)]
+        return self._program(traced, outcomes[0], structure, [(*place, spec_of[place]) for place in order])
+
+    def _program(self, traced: Any, outcome: Outcome, structure: Structure, reads: list[Any]) -> _Program:
+        """The flat compiled function: the cells that it overwrites are apart, to be donated; unused ones are left out."""
+        closed = traced.jaxpr
+        invars, count = closed.jaxpr.invars, len(structure.cells)
+        used = {id(var) for eqn in closed.eqns for var in eqn.invars} | {id(var) for var in closed.jaxpr.outvars}
+        same = [
+            (closed.in_avals[i].shape, closed.in_avals[i].dtype) == (out.shape, out.dtype)
+            for i, out in zip(outcome.written, closed.out_avals, strict=False)
+        ]
+        overwritten = {i for i, fits in zip(outcome.written, same, strict=True) if fits} if self._donate else set()
+        donated = [i for i in range(count) if id(invars[i]) in used and i in overwritten]
+        kept = [i for i in range(count) if id(invars[i]) in used and i not in overwritten]
+        evaluate = jax.extend.core.jaxpr_as_fun(closed)
+
+        def run(overwritten: list[Any], read: list[Any], containers: list[Any], arrays: list[Any]) -> list[Any]:
+            cells: list[Any] = [None] * count
+            for positions, values in ((donated, overwritten), (kept, read)):
+                for i, value in zip(positions, values, strict=True):
+                    cells[i] = value
+            return evaluate(*cells, *containers, *arrays)
+
+        run.__name__ = run.__qualname__ = self._name
+        return _Program(jax.jit(run, donate_argnums=0), jax.jit(run), donated, kept, reads, outcome, not all(same))
+
+    # -- running --------------------------------------------------------------------------------------------------------
+
+    def _run(self, call: _Call, containers: Any, arrays: list[Any]) -> Any:
+        program = call.program
+        if running.frame is not None:
+            return _run_inside(call, containers, arrays)
+        if call.under_raw:
+            self._refuse_raw_writes(call)
+            raw.warn_if_baked(self._name, bool(call.kept))
+            outs = program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
+            return program.outcome.apply(call.context(outs))
+        if running.journal is not None:
+            for cell in call.written:
+                running.journal.note_cell(cell)
+                cell._exposed = True  # the journal holds the array too, so it must not be donated
+            call.exposures = -1
+        if call.exposures != clock.exposures:
+            for cell in call.donated:
+                if cell._exposed:
+                    cell._value = copy(cell._value)
+                    cell._exposed = False
+            call.exposures = clock.exposures
+        outs = program.run(
+            [cell._value for cell in call.donated], [cell._value for cell in call.kept], containers, arrays
+        )
+        if outs and isinstance(outs[0], jax.core.Tracer):
+            self._refuse_raw_writes(call)
+        if program.reshapes:
+            for cell, value in zip(call.written, outs, strict=False):
+                cell._replace(value, False)
+        else:
+            for cell, value in zip(call.written, outs, strict=False):
+                cell._value = value
+        return program.outcome.apply(call.context(outs))
+
+    def _refuse_raw_writes(self, call: _Call) -> None:
+        if call.written or call.program.outcome.effects:
+            raise StateError(
+                f"{self._name} changes state of modules, and was called inside a raw jax transform, which would lose it. "
+                f"Use flambeau's transform in its place, or the pure form fb.functional_call."
+            )
+
+
+def _run_inside(call: _Call, containers: list[Any], arrays: list[Any]) -> Any:
+    """Runs as a part of an outer transform: the values come from its frame and go there."""
+    frame = running.frame
+    assert frame is not None
+    outs = call.program.inside(
+        [frame.read(cell) for cell in call.donated], [frame.read(cell) for cell in call.kept], containers, arrays
+    )
+    for cell, value in zip(call.written, outs, strict=False):
+        frame.write(cell, value)
+    return call.program.outcome.apply(call.context(outs))
+
+
+class _Static:
+    """Stands in the place of a static argument. A pytree without leaves, so that it is a part of the arguments' treedef."""
+
+
+_STATIC = _Static()
+jax.tree_util.register_pytree_node(_Static, lambda _: ((), None), lambda _, __: _STATIC)
+
+
+def _container(node: Node, name: str) -> Any:
+    if running.frame is not None:
+        return running.frame.read_container(node, name)
+    return node._containers.get(name, MISSING)
+
+
+def _value(cell: Cell) -> Any:
+    return cell._value if running.frame is None else running.frame.read(cell)
+
+
+@functools.cache
+def _kind(kind: type) -> str | None:
+    if issubclass(kind, (Node, Cell)):
+        return "node"
+    if issubclass(kind, jax.core.Tracer):
+        return "tracer"
+    if issubclass(kind, jax.Array):
+        return "jax"
+    if issubclass(kind, (np.ndarray, np.generic)):
+        return "numpy"
+    return "number" if issubclass(kind, (bool, int, float, complex)) else None
+
+
+def _leaf_key(leaf: Any) -> Hashable:
+    """What must agree for the next call to take the fast path; None if the leaf is no argument for a compiled function."""
+    kind = _kind(type(leaf))
+    if kind == "jax":
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
+    if kind == "node":
+        return id(leaf)
+    if kind == "tracer":
+        return leaf.shape, leaf.dtype, leaf.aval.weak_type, "tracer"
+    if kind == "numpy":
+        return leaf.shape, leaf.dtype, "numpy"
+    return type(leaf) if kind == "number" else None
+
+
+def _no_array(name: str, leaf: Any) -> str:
+    return (
+        f"{name}: an argument of type {type(leaf).__name__} ({leaf!r:.60}) is neither an array nor a module, optimizer or "
+        f"generator. Name it in static_argnames (or static_argnums): fb.jit(static_argnames=('...',))."
+    )
+
+
+@overload
+def jit(fun: Callable[P, R], **options: Any) -> Jitted[P, R]: ...
+@overload
+def jit(fun: None = None, **options: Any) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
+def jit(
+    fun: Any = None,
+    *,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate: bool = True,
+) -> Any:
+    """Compiles `fun` with XLA, together with the state of the modules, optimizers and generators that it reaches.
+
+    After a call, every parameter, buffer, list and attribute is what eager execution leaves it. Modules may be arguments or
+    be closed over. Compiled code is shared by modules of the same structure, and chosen by `train()` and `eval()`.
+
+    Args:
+        fun: the function, or a module; without it, `jit` is a decorator with options.
+        static_argnums: positions of arguments that are compile-time constants.
+        static_argnames: names of such arguments.
+        donate: whether the arrays of the cells that `fun` overwrites are reused in place.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import flambeau as fb
+        >>> from flambeau import nn
+        >>> net = nn.BatchNorm1d(3)
+        >>> @fb.jit
+        ... def forward(net, x):
+        ...     return net(x)
+        >>> _ = forward(net, jnp.ones((4, 3)))
+        >>> int(net.num_batches_tracked)
+        1
+
+    Source: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
+    """
+    if fun is None:
+        return functools.partial(jit, static_argnums=static_argnums, static_argnames=static_argnames, donate=donate)
+    numbers = {static_argnums} if isinstance(static_argnums, int) else set(static_argnums)
+    names = {static_argnames} if isinstance(static_argnames, str) else set(static_argnames)
+    if numbers or names:
+        _complete_statics(fun, numbers, names)
+    if isinstance(fun, Module):
+        fun = _calling(fun)
+    return Jitted(fun, frozenset(numbers), frozenset(names), donate)
+
+
+def _calling(module: Module) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = type(module).__name__
+    return call
+
+
+def _complete_statics(fun: Callable[..., Any], numbers: set[int], names: set[str]) -> None:
+    """An argument that is static by its name is so by its position, and the other way round."""
+    parameters = list(inspect.signature(fun).parameters.values())
+    by_name = {p.name: i for i, p in enumerate(parameters) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    unknown = names - {p.name for p in parameters}
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ValueError(
+            f"static_argnames: {fun!r} has no argument {sorted(unknown)[0]!r}; it has {', '.join(by_name)}"
+        )
+    for number in list(numbers):
+        if number < 0:
+            numbers.remove(number)
+            numbers.add(number + len(parameters))
+    numbers.update(by_name[name] for name in names if name in by_name)
+    names.update(
+        name
+        for name, i in by_name.items()
+        if i in numbers and parameters[i].kind is not inspect.Parameter.POSITIONAL_ONLY
+    )
+
+
+raw.set_compiler(jit)

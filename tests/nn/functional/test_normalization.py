@@ -1,0 +1,231 @@
+"""Normalization: parity with torch, the running statistics, precision, and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flambeau._errors import DtypeError, ShapeError
+from flambeau.nn.functional import normalization as F
+from tests.nn.functional.parity import compare, normal
+
+SHAPES = [(5, 3), (4, 3, 6), (2, 3, 4, 5), (2, 3, 2, 3, 2)]
+
+
+def parameters(channels: int, *, affine: bool = True) -> dict[str, Any]:
+    if not affine:
+        return {}
+    return {"weight": normal(channels, seed=3), "bias": normal(channels, seed=4)}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_norm_in_training(torch: Any, shape: tuple[int, ...], affine: bool) -> None:
+    options = {"training": True, "eps": 1e-3, **parameters(3, affine=affine)}
+    compare(torch, F.batch_norm, torch.nn.functional.batch_norm, normal(*shape), None, None, second=True, **options)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_norm_with_running_statistics(torch: Any, shape: tuple[int, ...]) -> None:
+    mean, var = np.float64([0.1, 0.2, 0.3]), np.float64([0.5, 1.0, 2.0])
+
+    def theirs(x: Any, mean: Any, var: Any, **options: Any) -> Any:
+        return torch.nn.functional.batch_norm(x, mean.detach(), var.detach(), **options)
+
+    def ours(x: jax.Array, mean: jax.Array, var: jax.Array, **options: Any) -> jax.Array:
+        return F.batch_norm(x, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var), **options)
+
+    compare(torch, ours, theirs, normal(*shape), mean, var, second=True, **parameters(3))
+
+
+def running_statistics(torch: Any, name: str, x: np.ndarray, **options: Any) -> None:
+    mean, var = torch.tensor([0.1, 0.2, 0.3]).double(), torch.tensor([0.5, 1.0, 2.0]).double()
+    given = [jnp.asarray(mean.numpy().copy()), jnp.asarray(var.numpy().copy())]
+    getattr(torch.nn.functional, name)(torch.tensor(x), mean, var, **options)
+    _, new_mean, new_var = jax.jit(lambda x, m, v: getattr(F, f"{name}_with_stats")(x, m, v, **options))(x, *given)
+    np.testing.assert_allclose(new_mean, mean.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(new_var, var.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0, 0.0])
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_running_statistics_move_as_in_torch(torch: Any, shape: tuple[int, ...], momentum: float) -> None:
+    running_statistics(torch, "batch_norm", normal(*shape), training=True, momentum=momentum)
+    if len(shape) > 2:
+        running_statistics(torch, "instance_norm", normal(*shape), momentum=momentum)
+
+
+def test_running_statistics_keep_their_dtype_and_carry_no_gradient() -> None:
+    x, half = jnp.asarray(normal(4, 3)), jnp.ones(3, jnp.bfloat16)
+    _, mean, var = F.batch_norm_with_stats(
+        x.astype(jnp.bfloat16), half, half, training=True, momentum=jnp.asarray(0.5, jnp.float64)
+    )
+    assert mean is not None and var is not None and mean.dtype == var.dtype == jnp.bfloat16
+
+    def moved(x: jax.Array) -> jax.Array:
+        _, mean, var = F.batch_norm_with_stats(x, jnp.zeros(3), jnp.ones(3), training=True)
+        assert mean is not None and var is not None
+        return mean.sum() + var.sum()
+
+    np.testing.assert_array_equal(jax.grad(moved)(x), 0)
+
+
+def test_statistics_are_returned_as_they_are_outside_of_training() -> None:
+    mean, var = jnp.zeros(3), jnp.ones(3)
+    _, same_mean, same_var = F.batch_norm_with_stats(jnp.ones((4, 3)), mean, var)
+    assert same_mean is mean and same_var is var
+    _, same_mean, same_var = F.instance_norm_with_stats(jnp.ones((4, 3, 1)), mean, var, use_input_stats=False)
+    assert same_mean is mean and same_var is var
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_instance_norm(torch: Any, shape: tuple[int, ...], affine: bool) -> None:
+    options = parameters(3, affine=affine)
+    compare(torch, F.instance_norm, torch.nn.functional.instance_norm, normal(*shape), second=True, **options)
+
+
+def test_instance_norm_with_running_statistics(torch: Any) -> None:
+    mean, var = jnp.asarray([0.1, 0.2, 0.3]), jnp.asarray([0.5, 1.0, 2.0])
+    x = normal(2, 3, 4)
+    found = F.instance_norm(jnp.asarray(x), mean, var, use_input_stats=False)
+    np.testing.assert_allclose(found, F.batch_norm(jnp.asarray(x), mean, var), rtol=1e-12)
+    running = [torch.tensor(np.array(each)) for each in (mean, var)]
+    expected = torch.nn.functional.instance_norm(torch.tensor(x), *running, use_input_stats=False)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "normalized"), [((5, 4), (4,)), ((2, 3, 4), (4,)), ((2, 3, 4), (3, 4)), ((4,), (4,)), ((0, 4), (4,))]
+)
+def test_layer_and_rms_norm(torch: Any, shape: tuple[int, ...], normalized: tuple[int, ...]) -> None:
+    theirs, second = torch.nn.functional, 0 not in shape
+    weight, bias = normal(*normalized, seed=3), normal(*normalized, seed=4)
+    compare(torch, F.layer_norm, theirs.layer_norm, normal(*shape), normalized, weight, bias, second=second)
+    compare(torch, F.layer_norm, theirs.layer_norm, normal(*shape), normalized, eps=0.1)
+    compare(torch, F.rms_norm, theirs.rms_norm, normal(*shape), normalized, weight, second=second)
+    compare(torch, F.rms_norm, theirs.rms_norm, normal(*shape), normalized, eps=0.1)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("shape", [(4, 6), (2, 6, 3), (2, 6, 2, 3)])
+def test_group_norm(torch: Any, shape: tuple[int, ...], groups: int) -> None:
+    second = len(shape) > 2 or groups < 6
+    weight, bias = normal(6, seed=3), normal(6, seed=4)
+    compare(torch, F.group_norm, torch.nn.functional.group_norm, normal(*shape), groups, weight, bias, second=second)
+    compare(torch, F.group_norm, torch.nn.functional.group_norm, normal(*shape), groups, eps=0.1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("shape", [(2, 4, 3), (2, 4, 3, 2), (2, 4, 3, 2, 2)])
+def test_local_response_norm(torch: Any, shape: tuple[int, ...], size: int) -> None:
+    options = {"alpha": 0.5, "beta": 0.75, "k": 2.0}
+    theirs = torch.nn.functional.local_response_norm
+    compare(torch, F.local_response_norm, theirs, normal(*shape), size, second=size == 3, **options)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, 0.5, 1.5, float("inf"), -1.0, -float("inf"), 0.0])
+def test_normalize(torch: Any, p: float) -> None:
+    theirs = torch.nn.functional.normalize
+    compare(torch, F.normalize, theirs, normal(3, 4, 2), p, second=p in (2.0, 3.0))
+    compare(torch, F.normalize, theirs, normal(3, 4), p, dim=0)
+    if p > 0:
+        with_zero = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [1.0, 1.0, -1.0]])
+        compare(torch, F.normalize, theirs, with_zero, p, tolerance=1e-7)
+    if p == 2:
+        compare(torch, F.normalize, theirs, normal(3, 4, 2), p, (1, 2))
+
+
+HALVES: list[tuple[str, Callable[[Any, Any, Any], Any]]] = [
+    ("batch_norm", lambda norm, x, w: norm(x, None, None, w, w, training=True)),
+    ("instance_norm", lambda norm, x, w: norm(x, weight=w, bias=w)),
+    ("layer_norm", lambda norm, x, w: norm(x, (50,), eps=1e-3)),
+    ("group_norm", lambda norm, x, w: norm(x, 2, w, w)),
+    ("rms_norm", lambda norm, x, w: norm(x, (50,))),
+    ("local_response_norm", lambda norm, x, w: norm(x, 3, alpha=0.5)),
+    ("normalize", lambda norm, x, w: norm(x)),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), HALVES, ids=[name for name, _ in HALVES])
+def test_half_precision(name: str, call: Callable[..., Any]) -> None:
+    """Statistics in float32, also far from zero; parameters of either dtype; a result in the input's dtype."""
+    x, w = jnp.asarray(normal(4, 6, 50) + 5, jnp.bfloat16), jnp.asarray(normal(6, seed=3), jnp.bfloat16)
+    norm = getattr(F, name)
+    expected = call(norm, x.astype(jnp.float64), w.astype(jnp.float64))
+    for parameter in (w, w.astype(jnp.float32)):
+        found = call(norm, x, parameter)
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(found.astype(jnp.float64), expected, rtol=2**-8, atol=1e-4)
+
+
+def test_variance_survives_a_large_mean() -> None:
+    """The mean of squares less the square of the mean would be nothing but rounding here."""
+    x = (10_000 + normal(200, 3)).astype(np.float32)
+    expected = (x.astype(np.float64) - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)
+    found = jax.jit(lambda x: F.batch_norm(x, None, None, training=True))(x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_forward_mode_agrees_with_reverse_mode() -> None:
+    x, dx = jnp.asarray(normal(4, 3)), jnp.asarray(normal(4, 3, seed=1))
+
+    def loss(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(F.batch_norm(x, None, None, jnp.arange(1.0, 4), training=True)))
+
+    _, forward = jax.jvp(loss, (x,), (dx,))
+    assert forward == pytest.approx(float(jnp.vdot(jax.grad(loss)(x), dx)))
+
+
+def test_batch_norm_under_vmap() -> None:
+    x = jnp.asarray(normal(2, 4, 3))
+    one = lambda x: F.batch_norm(x, None, None, training=True)  # noqa: E731
+    np.testing.assert_allclose(jax.vmap(one)(x), jnp.stack([one(x[0]), one(x[1])]), rtol=1e-12)
+
+
+def test_errors_of_batch_and_instance_norm() -> None:
+    x, three, four = jnp.ones((2, 3, 4)), jnp.ones(3), jnp.ones(4)
+    with pytest.raises(ShapeError, match=r"running_mean \(3,\), got float64\[4\]; expected weight \(3,\)"):
+        F.batch_norm(x, four, three, four)
+    with pytest.raises(DtypeError, match="expected weight of dtype float64, got float32"):
+        F.batch_norm(x, three, three, three.astype(jnp.float32))
+    with pytest.raises(ShapeError, match=r"\(N, C, \*\), got float64\[3\]"):
+        F.batch_norm(three, three, three)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        F.batch_norm(jnp.ones((1, 3, 1)), three, three, training=True)
+    with pytest.raises(ValueError, match="Expected more than 1 spatial element"):
+        F.instance_norm(jnp.ones((2, 3, 1)))
+    for wrong in (lambda: F.batch_norm(x, None, None), lambda: F.instance_norm(x, use_input_stats=False)):
+        with pytest.raises(RuntimeError, match="running_mean and running_var where"):
+            wrong()
+    with pytest.raises(ValueError, match="or neither"):
+        F.batch_norm(x, three, None, training=True)
+    for eps, training in ((-1.0, False), (0.0, True)):
+        with pytest.raises(ValueError, match="eps"):
+            F.batch_norm(x, three, three, training=training, eps=eps)
+
+
+def test_errors_of_other_norms() -> None:
+    x = jnp.ones((4, 6))
+    for norm in (F.layer_norm, F.rms_norm):
+        with pytest.raises(ShapeError, match=r"expected input \(\*, 5\), got float64\[4, 6\]"):
+            norm(x, (5,))
+        with pytest.raises(ShapeError, match="at least one dimension"):
+            norm(x, ())
+        with pytest.raises(ShapeError, match=r"weight \(6,\), got float64\[5\]"):
+            norm(x, (6,), jnp.ones(5))
+    for groups in (4, 0, -1):
+        with pytest.raises(ShapeError, match="num_groups"):
+            F.group_norm(x, groups)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        F.group_norm(jnp.ones((1, 6)), 6)
+    with pytest.raises(ShapeError, match="at least 3 dimensions"):
+        F.local_response_norm(x, 2)
+    with pytest.raises(ValueError, match="out=None"):
+        F.normalize(x, out=x)  # pyright: ignore[reportArgumentType]
