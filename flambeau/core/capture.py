@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from flambeau.core.cell import Cell, Parameter, clock, copy, running
-from flambeau.core.containers import ObservedList, is_mutable, map_container, refill
+from flambeau._errors import StateError
+from flambeau.core.cell import Cell, Parameter, clock, copy, running, tracer_write
+from flambeau.core.containers import ObservedList, holds_arrays, is_mutable, map_container, refill
 from flambeau.core.frame import Frame, Journal, TupleStep, Twin
 from flambeau.core.gradients import Gradients
 from flambeau.core.objects import fields, put_fields, same_fields
@@ -32,7 +34,9 @@ class Context:
 
     __slots__ = ("cells", "made", "nodes", "outs", "watched")
 
-    def __init__(self, nodes: Sequence[Node], cells: Sequence[Cell], outs: Sequence[Any], watched: Sequence[Any]) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], cells: Sequence[Cell], outs: Sequence[Any], watched: Sequence[Any]
+    ) -> None:
         self.nodes = nodes
         self.cells = cells
         self.outs = outs
@@ -59,6 +63,8 @@ class Outcome(NamedTuple):
 
     def apply(self, context: Context) -> Any:
         """Makes the changes other than to written cells, and gives the result."""
+        if not self.effects:
+            return self.result(context)
         targets = [effect.find(context) for effect in self.effects]
         for effect, target in zip(self.effects, targets, strict=True):
             effect.apply(target, context)
@@ -132,7 +138,7 @@ class _Collector:
             for key in keys:
                 steps: list[Any] = []
                 while isinstance(key, TupleStep):
-                    steps.append(key.index)
+                    steps.append(key.at)
                     key = key.key
                 found = found[key]
                 for step in reversed(steps):
@@ -386,12 +392,23 @@ def transaction(root: Node, fun: Callable[[], Any]) -> Any:
     try:
         for container in containers_below(root):
             journal.note_contents(container)
-        return fun()
+        result = fun()
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)):
+            _refuse_tracers(root)
+        return result
     except BaseException:
         journal.rollback()
         raise
     finally:
         running.journal = None
+
+
+def _refuse_tracers(root: Node) -> None:
+    """Raises if a call under a raw transform of JAX left tracers in a plain container of a module."""
+    for node in Structure([root]).nodes:
+        for name, container in node._containers.items():
+            if holds_arrays(container, Tracer):
+                raise StateError(tracer_write(node, name))
 
 
 def containers_below(root: Node) -> list[Any]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from flambeau._errors import DtypeError, ShapeError, StateError
 
@@ -113,8 +114,8 @@ class Cell:
                 return
             frame.write(self, value if holder is None else copy(value), owner, name)
             return
-        if isinstance(value, jax.core.Tracer):
-            raise StateError(_tracer_write(owner, name))
+        if isinstance(value, Tracer):
+            raise StateError(tracer_write(owner, name))
         if exposed:
             holder = owner_of(value)
             if holder is self:
@@ -449,7 +450,7 @@ def _kind(dtype: Any) -> type:
     return type(dtype)
 
 
-def _tracer_write(owner: Any, name: str) -> str:
+def tracer_write(owner: Any, name: str) -> str:
     what = f"{type(owner).__name__}.{name}" if owner is not None else "a parameter or buffer"
     return (
         f"{what} was written inside a raw jax transform: the value is a tracer that would outlive it. "

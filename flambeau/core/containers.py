@@ -34,11 +34,11 @@ def items(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, dict) else container
 
 
-def holds_arrays(value: Any) -> bool:
-    """Whether there is an array in a container or in the containers in it."""
-    if isinstance(value, jax.Array):
+def holds_arrays(value: Any, kind: type = jax.Array) -> bool:
+    """Whether there is an array (of that kind) in a container or in the containers in it."""
+    if isinstance(value, kind):
         return True
-    return (is_mutable(value) or isinstance(value, tuple)) and any(holds_arrays(item) for item in items(value))
+    return (is_mutable(value) or isinstance(value, tuple)) and any(holds_arrays(item, kind) for item in items(value))
 
 
 def shallow(container: Any) -> Any:
@@ -154,5 +154,5 @@ for _name in """__len__ __iter__ __getitem__ __setitem__ __delitem__ __contains_
 jax.tree_util.register_pytree_with_keys(
     ObservedList,
     lambda observed: ([(jax.tree_util.SequenceKey(i), item) for i, item in enumerate(observed)], None),
-    lambda _, children: list(children),
+    lambda _, children: list(children),  # pyright: ignore[reportArgumentType]
 )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
 from flambeau._errors import StateError
@@ -33,7 +34,7 @@ from flambeau.core.tree import MISSING, Node, Registry
 __all__ = ["Frame", "Journal", "Twin", "Unbound"]
 
 
-class Unbound(BaseException):  # noqa: N818 - a signal that abandons a trace, not an error; `except Exception` must not stop it
+class Unbound(BaseException):
     """State that a compiled function reaches, and that its trace has not bound: the trace is abandoned and made again."""
 
     def __init__(self, what: Node | Cell, container: str | None = None) -> None:
@@ -94,7 +95,7 @@ class TupleStep(NamedTuple):
     """The way into a tuple that is itself an element under `key`."""
 
     key: Any
-    index: int
+    at: int
 
 
 class Twin:
@@ -137,7 +138,9 @@ class Frame(Journal):
         self.twin_values: dict[int, Twin] = {}  # by id of the twin's value
         self.names: dict[Cell, tuple[Node, str]] = {}  # where each written cell was written, for messages
         self.unbound: Unbound | None = None
-        self.watched: list[tuple[Any, Any]] = []  # mutable objects in static attributes, and what they held at the start
+        self.watched: list[
+            tuple[Any, Any]
+        ] = []  # mutable objects in static attributes, and what they held at the start
         self.trace_state: Any = None
         self.calling = False  # whether an outermost module call is under way in this frame
 
@@ -198,7 +201,7 @@ class Frame(Journal):
             self.abandon(owner if owner is not None else cell)
         if owner is not None:
             self.names[cell] = (owner, name)
-        if isinstance(value, jax.core.Tracer) and get_opaque_trace_state() != self.trace_state:
+        if isinstance(value, Tracer) and get_opaque_trace_state() != self.trace_state:
             raise StateError(_raw_transform_inside(*self.names.get(cell, (None, ""))))
         self.values[cell] = value
 
@@ -237,10 +240,8 @@ class Frame(Journal):
         slot = self.slots.get(key)
         if slot is not None:
             return slot[2]
-        if self.parent is not None:
-            origin = self.parent.read_container(node, name)
-        else:
-            origin = node._containers.get(name, MISSING)
+        outside = self.parent
+        origin = node._containers.get(name, MISSING) if outside is None else outside.read_container(node, name)
         if origin is MISSING:
             return MISSING
         self.require(node)

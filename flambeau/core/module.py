@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
@@ -15,12 +12,14 @@ from jax.typing import DTypeLike
 from flambeau._errors import ForwardMissingError, RegistrationError
 from flambeau.core import hidden, raw
 from flambeau.core.capture import transaction
-from flambeau.core.cell import Buffer, Cell, Parameter, clock, copy, fitting, keeping_dtype, owner_of, running
+from flambeau.core.cell import Buffer, Cell, Parameter, copy, fitting, keeping_dtype, owner_of, running
 from flambeau.core.dtypes import canonical_dtype
 from flambeau.core.hooks import HookMethods, call_with_hooks, global_hooks, registered
 from flambeau.core.location import locate, settle
+from flambeau.core.mistakes import check_keywords, missing_forward, no_child
+from flambeau.core.placement import read_device, read_to
 from flambeau.core.state_dict import StateDictMethods
-from flambeau.core.suggest import closest, suggestion
+from flambeau.core.suggest import suggestion
 
 __all__ = ["Module"]
 
@@ -70,7 +69,7 @@ class Module(StateDictMethods):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if kwargs:
-            _check_keywords(cls, kwargs)
+            check_keywords(cls, kwargs)
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -85,7 +84,7 @@ class Module(StateDictMethods):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The computation of each call; every subclass defines it."""
-        raise ForwardMissingError(_missing_forward(type(self)))
+        raise ForwardMissingError(missing_forward(type(self)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         frame = running.frame
@@ -294,7 +293,7 @@ class Module(StateDictMethods):
     def named_modules(
         self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Module]]:
-        """This module and all below it with their names; one that is reached twice comes once, unless `remove_duplicate=False`."""
+        """This module and all below it with their names; a shared one comes once, unless `remove_duplicate=False`."""
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -379,7 +378,7 @@ class Module(StateDictMethods):
         for name in target.split(".") if target else ():
             child = module.__dict__["_modules"].get(name)
             if child is None:
-                raise AttributeError(_no_child(self, module, done, name))
+                raise AttributeError(no_child(self, module, done, name))
             module = child
             done.append(name)
         return module
@@ -398,7 +397,7 @@ class Module(StateDictMethods):
         *path, name = target.split(".")
         parent = self.get_submodule(".".join(path))
         if strict and name not in parent._modules:
-            raise AttributeError(_no_child(self, parent, path, name))
+            raise AttributeError(no_child(self, parent, path, name))
         if name not in parent._modules and hasattr(parent, name):
             raise AttributeError(f"`{name}` of {type(parent).__name__} is not an nn.Module")
         setattr(parent, name, module)
@@ -486,7 +485,7 @@ class Module(StateDictMethods):
 
         Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.Module.html
         """
-        dtype, place = _read_to(args, kwargs)
+        dtype, place = read_to(args, kwargs)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
@@ -532,7 +531,7 @@ class Module(StateDictMethods):
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
         """Moves all parameters and buffers to `device` without their values, which become zeros."""
-        place = _read_device(device)
+        place = read_device(device)
         return self._apply(lambda array: jax.device_put(jnp.zeros(array.shape, array.dtype), place), recurse)
 
     def compile(self, **options: Any) -> None:
@@ -564,71 +563,3 @@ class Module(StateDictMethods):
         if len(lines) == 1 and not children:
             return f"{self._get_name()}({lines[0]})"
         return f"{self._get_name()}(\n  " + "\n  ".join(inside) + "\n)"
-
-
-def _missing_forward(cls: type) -> str:
-    init = cls.__dict__.get("__init__")
-    constants = getattr(getattr(init, "__code__", None), "co_consts", ())
-    if any(inspect.iscode(constant) and constant.co_name == "forward" for constant in constants):
-        return (
-            f'{cls.__name__} has no "forward": one is defined inside of {cls.__name__}.__init__, where it is a local function. '
-            f"Move `def forward` out, to the indentation of `def __init__`."
-        )
-    return f'Module [{cls.__name__}] is missing the required "forward" function: define forward(self, ...) in the class'
-
-
-@functools.cache
-def _keywords(cls: type) -> tuple[frozenset[str], str] | None:
-    """The keyword arguments of the constructor; None if it takes any."""
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return frozenset(p.name for p in parameters), ", ".join(p.name for p in parameters)
-
-
-def _check_keywords(cls: type, kwargs: dict[str, Any]) -> None:
-    known = _keywords(cls)
-    if known is None or known[0].issuperset(kwargs):
-        return
-    unknown = next(name for name in kwargs if name not in known[0])
-    guess = closest(unknown, known[0])
-    hint = f": did you mean '{guess}'?" if guess else f"; it takes {known[1] or 'none'}"
-    raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument '{unknown}'{hint}")
-
-
-def _no_child(root: Module, module: Module, done: Iterable[str], name: str) -> str:
-    names = list(module._modules)
-    where = f"{type(root).__name__} at '{'.'.join(done)}'" if done else type(root).__name__
-    shown = ", ".join(itertools.islice(names, 12)) + (", …" if len(names) > 12 else "")
-    return f"{where} has no attribute `{name}` that is a module; it has {shown or 'none'}{suggestion(name, names)}"
-
-
-def _read_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    dtype, place = kwargs.pop("dtype", None), kwargs.pop("sharding", None)
-    if kwargs.get("device") is not None:
-        place = _read_device(kwargs["device"])
-    kwargs = {name: value for name, value in kwargs.items() if name not in ("device", "non_blocking")}
-    if kwargs:
-        raise TypeError(f"to() got an unexpected keyword argument '{next(iter(kwargs))}'")
-    for arg in args:
-        if isinstance(arg, jax.Array):
-            dtype, place = arg.dtype, arg.sharding
-        elif isinstance(arg, (jax.Device, jax.sharding.Sharding)):
-            place = arg
-        elif isinstance(arg, bool) or arg is None:
-            continue
-        elif isinstance(arg, str) and arg.split(":")[0] in ("cpu", "gpu", "cuda", "tpu"):
-            place = _read_device(arg)
-        else:
-            try:
-                dtype = jnp.dtype(arg)
-            except TypeError:
-                raise TypeError(f"to() takes a dtype, a device, a sharding or an array, got {arg!r}") from None
-    return (None if dtype is None else canonical_dtype(dtype)), place
-
-
-def _read_device(device: Any) -> Any:
-    if not isinstance(device, str):
-        return device
-    platform, _, index = device.partition(":")
-    return jax.devices({"cuda": "gpu"}.get(platform, platform))[int(index or 0)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flambeau.core.cell import Cell, running
 from flambeau.core.tree import Node
@@ -44,7 +45,7 @@ class Generator(Node):
     def __init__(self, device: Any = None) -> None:
         self.device = device
         self._seed = 0
-        self._key = Cell(_key_data(0))
+        self._key = _unplaced_cell(_key_data(0))
 
     def manual_seed(self, seed: int) -> Generator:
         """Starts the sequence that belongs to `seed`, any integer of 64 bits."""
@@ -67,7 +68,7 @@ class Generator(Node):
 
     def get_state(self) -> jax.Array:
         """The present state, for `set_state`."""
-        return self._key.get(self)
+        return jnp.asarray(self._key.get(self))
 
     def set_state(self, state: Any) -> Generator:
         """Goes on from a state that `get_state` gave.
@@ -92,11 +93,18 @@ class Generator(Node):
         return drawn
 
 
-def _key_data(seed: int) -> jax.Array:
-    # Two words of the seed: jax.random.key would drop the upper one while x64 is off.
-    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
-    key = jax.random.fold_in(jax.random.key(jnp.uint32(low)), jnp.uint32(high))
-    return jax.random.key_data(key)
+def _key_data(seed: int) -> np.ndarray:
+    """The key of a seed: its two words, as `jax.random.key` has them where 64 bits are on."""
+    return np.array([(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+
+
+def _unplaced_cell(value: np.ndarray) -> Cell:
+    """A cell with an array of numpy: importing the package must not start JAX's backend, which the user may yet configure."""
+    cell = object.__new__(Cell)
+    cell._value, cell._exposed = value, True
+    if running.frame is not None:
+        running.frame.create(cell, jnp.asarray(value))
+    return cell
 
 
 default_generator = Generator()

@@ -11,7 +11,7 @@ from flambeau._errors import BakedValueWarning
 
 __all__ = ["set_compiler", "warn_if_baked"]
 
-_under_jit = jax.extend.core.unsafe_am_i_under_a_jit_DO_NOT_USE
+_under_jit = jax.extend.core.unsafe_am_i_under_a_jit_DO_NOT_USE  # pyright: ignore[reportPrivateImportUsage]
 _warned = False
 _compiler: Any = None
 

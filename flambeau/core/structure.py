@@ -153,7 +153,7 @@ class Structure:
         for registry_name, registry in node._registries():
             if registry_name == "_containers":
                 parts.append((registry_name, self._inside_containers(node, watched)))
-            elif registry_name.endswith("_hooks"):
+            elif registry and registry_name.endswith("_hooks"):
                 # Their keys number the handles of the whole process, which no traced function sees.
                 parts.append((registry_name, *(self._hook(hook, watched) for hook in registry.values())))
             elif registry:

@@ -19,8 +19,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
-from flambeau.core.cell import Cell, clock, copy, keeping_dtype, owner_of, running
+from flambeau._errors import StateError
+from flambeau.core.cell import Cell, clock, copy, keeping_dtype, owner_of, running, tracer_write
 from flambeau.core.containers import is_mutable
 
 __all__ = ["Node", "Registry", "is_container"]
@@ -52,9 +54,9 @@ class Registry(dict):
 
     def _changing(self) -> None:
         clock.tick()
-        changing = running.frame or running.journal
-        if changing is not None:
-            changing.note_registry(self, self._node())
+        changing, node = running.frame or running.journal, self._node()
+        if changing is not None and node is not None:
+            changing.note_registry(self, node)
 
     def __setitem__(self, name: Any, value: Any) -> None:
         if self.get(name, MISSING) is not value:
@@ -167,8 +169,8 @@ class Node:
             cell.set(keeping_dtype(cell, value), owner=self, name=name)
             return
         self._forget(name)
-        if isinstance(value, jax.core.Tracer) and running.frame is None:
-            raise _raw_write(self, name)
+        if isinstance(value, Tracer) and running.frame is None:
+            raise StateError(tracer_write(self, name))
         self._arrays[name] = Cell(copy(value) if owner_of(value) is not None else value)
 
     def _set_container(self, name: str, value: Any) -> None:
@@ -257,10 +259,3 @@ class Node:
                 self._registry(name).update(value)
             else:
                 object.__setattr__(self, name, value)
-
-
-def _raw_write(node: Any, name: str) -> Exception:
-    from flambeau._errors import StateError
-    from flambeau.core.cell import _tracer_write
-
-    return StateError(_tracer_write(node, name))

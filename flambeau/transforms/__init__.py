@@ -1,5 +1,7 @@
 """JAX's transforms for functions over modules: state is carried in and out."""
 
+from __future__ import annotations
+
 from flambeau.transforms.functional_call import functional_call
 from flambeau.transforms.grad import grad, value_and_grad
 from flambeau.transforms.jit import Jitted, jit

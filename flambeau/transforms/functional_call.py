@@ -98,9 +98,7 @@ def _merge(dicts: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _cells_by_name(module: Module) -> dict[str, Cell]:
-    return dict(
-        [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    )
+    return dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
 
 
 def _check_names(module: Module, given: dict[str, Any], cells: dict[str, Cell], strict: bool) -> None:

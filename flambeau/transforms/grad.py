@@ -77,8 +77,9 @@ def value_and_grad(
         allow_int: whether integer arguments are allowed, as in `jax.grad`.
 
     Returns:
-        A function that gives `(value, gradient)`, with `has_aux` `((value, aux), gradient)`. The gradient with respect to a module is
-        a `Gradients`: a dict of its trainable parameters by `state_dict` name, a tied one once; with respect to arrays, arrays.
+        A function that gives `(value, gradient)`, with `has_aux` `((value, aux), gradient)`. The gradient with respect to a
+        module is a `Gradients`: a dict of its trainable parameters by `state_dict` name, a tied one once; with respect to
+        arrays, arrays.
 
     Raises:
         ValueError: the module has no trainable parameter.
@@ -129,7 +130,8 @@ def value_and_grad(
 
         transform = jax.value_and_grad(pure, has_aux=True, holomorphic=holomorphic, allow_int=allow_int)
         (value, arrays), gradients = transform([target.values() for target in targets])
-        aux = commit(frame, *made, arrays)
+        outcome, collector = made
+        aux = commit(frame, outcome, collector, arrays)
         gradients = tuple(target.gradients(g) for target, g in zip(targets, gradients, strict=True))
         return ((value, aux) if has_aux else value), (gradients[0] if single else gradients)
 

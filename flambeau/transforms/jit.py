@@ -12,23 +12,24 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
 import jax.extend.core
 import numpy as np
+from jax.core import Tracer
 
 from flambeau._errors import StateError
 from flambeau.core import hidden, raw
-from flambeau.core.capture import Context, Outcome, collect
+from flambeau.core.capture import Outcome, collect
 from flambeau.core.cell import Cell, clock, copy, running
 from flambeau.core.frame import Frame, Unbound
-from flambeau.core.gradients import Gradients
 from flambeau.core.module import Module
-from flambeau.core.structure import Structure, container_spec, fingerprint, signature
-from flambeau.core.tree import MISSING, Node
+from flambeau.core.structure import Structure, container_spec, fingerprint
+from flambeau.core.tree import Node
+from flambeau.transforms.program import Arguments, Call, Program, container
 from flambeau.transforms.recompilation import Watch
-from flambeau.transforms.sources import Source, find_source
+from flambeau.transforms.sources import Source, direct_sources, find_source
 
 __all__ = ["Jitted", "jit"]
 
@@ -37,85 +38,6 @@ R = TypeVar("R")
 
 # One trace at a time: tracing changes static attributes in place until the trace ends.
 _tracing = threading.RLock()
-
-
-class _Program(NamedTuple):
-    """One compiled function, for all nodes of one structure."""
-
-    run: Any  # donates the cells that it overwrites
-    inside: Any  # the same function without donation, for use under other transforms
-    donated: list[int]  # indices of the cells that it overwrites in place
-    kept: list[int]  # indices of the cells that it only reads
-    reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
-    outcome: Outcome
-    reshapes: bool  # whether a cell gets another shape or dtype
-
-
-class _Call:
-    """A program bound to the nodes of one call: flat lists, ready to go."""
-
-    __slots__ = ("arrays_at", "donated", "exposures", "kept", "program", "reads", "roots", "structure", "under_raw", "written")
-
-    def __init__(self, program: _Program, structure: Structure) -> None:
-        cells = structure.cells
-        self.program = program
-        self.structure = structure
-        self.donated = [cells[i] for i in program.donated]
-        self.kept = [cells[i] for i in program.kept]
-        self.written = [cells[i] for i in program.outcome.written]
-        self.reads = [(structure.nodes[i], name, spec) for i, name, spec in program.reads]
-        self.exposures = -1
-        self.arrays_at: list[int] | None = None
-        self.roots: list[weakref.ref[Any]] = []
-        self.under_raw = False  # whether an argument is a tracer of a raw jax transform
-
-    def context(self, outs: Any) -> Context:
-        structure = self.structure
-        return Context(structure.nodes, structure.cells, outs, structure.watched)
-
-    def container_arrays(self) -> list[Any] | None:
-        """The arrays of the containers that the program reads; None if they are not what it was compiled for."""
-        arrays: list[Any] = []
-        for node, name, spec in self.reads:
-            if container_spec(_container(node, name), arrays, self.structure) != spec:
-                return None
-        return arrays
-
-
-class _Arguments:
-    """The arguments of one call, as leaves: arrays, and nodes, which count as state and not as values."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.leaves, self.treedef = jax.tree.flatten((args, kwargs), is_leaf=lambda part: isinstance(part, Gradients))
-        self.nodes: list[Node | Cell] = []
-        self.arrays: list[Any] = []
-        key: list[Hashable] = []
-        for leaf in self.leaves:
-            if isinstance(leaf, (Node, Cell)):
-                self.nodes.append(leaf)
-                key.append("node")
-            elif isinstance(leaf, Gradients):
-                owners = leaf.owners()
-                self.nodes.extend(owners.values())
-                self.arrays.extend(leaf.values())
-                key.append((Gradients, tuple(owners), *((n, signature(g)) for n, g in leaf.items())))
-            else:
-                self.arrays.append(leaf)
-                key.append(signature(leaf))
-        self.key = (self.treedef, tuple(key))
-
-    def rebuild(self, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with `arrays` in the places of their arrays."""
-        values = iter(arrays)
-        leaves: list[Any] = []
-        for leaf in self.leaves:
-            if isinstance(leaf, (Node, Cell)):
-                leaves.append(leaf)
-            elif isinstance(leaf, Gradients):
-                leaves.append(Gradients([(name, next(values)) for name in leaf], leaf.owners()))
-            else:
-                leaves.append(next(values))
-        return jax.tree.unflatten(self.treedef, leaves)
 
 
 class Jitted(Generic[P, R]):
@@ -129,25 +51,27 @@ class Jitted(Generic[P, R]):
         self._name = getattr(fun, "__name__", type(fun).__name__)
         self._statics = statics
         self._static_names = static_names
+        self._has_statics = bool(statics or static_names)
         self._donate = donate
-        self._captures: list[Source] = []
-        self._programs: dict[Hashable, list[_Program]] = {}
-        self._calls: dict[Hashable, _Call] = {}
+        self._captures: list[Source] | None = None  # looked for at the first call, when the globals are all there
+        self._programs: dict[Hashable, list[Program]] = {}
+        self._calls: dict[Hashable, Call] = {}
         self._watch = Watch(self._name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        args, kwargs, statics = self._split(args, kwargs)
-        leaves, treedef = jax.tree.flatten((args, kwargs))
+        statics: tuple[Any, ...] = ()
+        if self._has_statics:
+            args, kwargs, statics = self._split(args, kwargs)
+        leaves, treedef = jax.tree_util.tree_flatten((args, kwargs))
         frame = running.frame
         if frame is not None and frame.changes_structure():
             call = self._prepare(args, kwargs, statics)[0]
-            return self._run(call, call.container_arrays(), _Arguments(args, kwargs).arrays)
-        captured = [source.find() for source in self._captures]
+            return self._run(call, call.container_arrays(), Arguments(args, kwargs).arrays)
         key = (
             treedef,
             tuple([_leaf_key(leaf) for leaf in leaves]),
-            tuple(map(id, captured)),
-            tuple(map(fingerprint, statics)),
+            tuple([id(source.find((self._fun, *statics))) for source in self._captures or ()]),
+            tuple([fingerprint(static) for static in statics]),
             jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
         )
         call = self._calls.get(key)
@@ -173,7 +97,7 @@ class Jitted(Generic[P, R]):
         args, kwargs, statics = self._split(args, kwargs)
         call = self._prepare(args, kwargs, statics)[0]
         values = [[cell.peek() for cell in cells] for cells in (call.donated, call.kept)]
-        return call.program.run.trace(*values, call.container_arrays(), _Arguments(args, kwargs).arrays)
+        return call.program.run.trace(*values, call.container_arrays(), Arguments(args, kwargs).arrays)
 
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """The `jax.stages.Lowered` of the flat function that a call with these arguments runs: `.as_text()`, `.compile()`."""
@@ -183,10 +107,8 @@ class Jitted(Generic[P, R]):
 
     def _split(self, args: Any, kwargs: Any) -> tuple[Any, Any, tuple[Any, ...]]:
         """Takes the static arguments out; a marker of each stays in its place."""
-        if not self._statics and not self._static_names:
-            return args, kwargs, ()
         statics = tuple(arg for i, arg in enumerate(args) if i in self._statics)
-        statics += tuple(value for name, value in kwargs.items() if name in self._static_names)
+        statics += tuple(kwargs[name] for name in sorted(kwargs) if name in self._static_names)
         args = tuple(_STATIC if i in self._statics else arg for i, arg in enumerate(args))
         kwargs = {name: _STATIC if name in self._static_names else value for name, value in kwargs.items()}
         return args, kwargs, statics
@@ -194,9 +116,9 @@ class Jitted(Generic[P, R]):
     def _join(self, args: Any, kwargs: Any, statics: tuple[Any, ...]) -> tuple[Any, Any]:
         remaining = iter(statics)
         args = tuple(next(remaining) if arg is _STATIC else arg for arg in args)
-        return args, {name: next(remaining) if value is _STATIC else value for name, value in kwargs.items()}
+        return args, {name: next(remaining) if kwargs[name] is _STATIC else kwargs[name] for name in sorted(kwargs)}
 
-    def _remember(self, key: Any, args: Any, kwargs: Any, statics: Any, leaves: list[Any]) -> _Call:
+    def _remember(self, key: Any, args: Any, kwargs: Any, statics: Any, leaves: list[Any]) -> Call:
         """Prepares a call and keeps it for the next one with the same nodes, for as long as these nodes live."""
         for leaf in leaves:
             if _leaf_key(leaf) is None:
@@ -204,7 +126,7 @@ class Jitted(Generic[P, R]):
         call, captured = self._prepare(args, kwargs, statics)
         positions = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, (Node, Cell))]
         call.arrays_at = None if len(positions) == len(leaves) else positions
-        call.under_raw = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        call.under_raw = any(isinstance(leaf, Tracer) for leaf in leaves)
         key = (*key[:2], tuple(map(id, captured)), *key[3:])
         calls = self._calls
         calls[key] = call
@@ -214,13 +136,15 @@ class Jitted(Generic[P, R]):
         call.roots = [weakref.ref(root, lambda _: calls.pop(key, None)) for root in roots]
         return call
 
-    def _prepare(self, args: Any, kwargs: Any, statics: Any) -> tuple[_Call, list[Any]]:
+    def _prepare(self, args: Any, kwargs: Any, statics: Any) -> tuple[Call, list[Any]]:
         """The call for these arguments, by a program that fits or else by a new one."""
         with _tracing:
-            arguments = _Arguments(args, kwargs)
+            arguments = Arguments(args, kwargs)
+            if self._captures is None:
+                self._captures = direct_sources(self._fun)
             reads: list[tuple[Node, str]] = []
             while True:
-                captured = [source.find() for source in self._captures]
+                captured = [source.find((self._fun, *statics)) for source in self._captures]
                 roots = [*arguments.nodes, *(node for node in captured if node is not None)]
                 if running.frame is not None:
                     for root in roots:
@@ -236,7 +160,7 @@ class Jitted(Generic[P, R]):
                 )
                 known = self._programs.get(key, [])
                 for program in known:
-                    call = _Call(program, structure)
+                    call = Call(program, structure)
                     if call.container_arrays() is not None:
                         return call, captured
                 for root in roots:
@@ -249,7 +173,7 @@ class Jitted(Generic[P, R]):
                     continue
                 self._watch.compiled(structure, key[:3], len(known) + 1, program.reads)
                 self._programs.setdefault(key, []).append(program)
-                return _Call(program, structure), captured
+                return Call(program, structure), captured
 
     def _bind(self, unbound: Unbound, statics: Any, structure: Structure, reads: list[tuple[Node, str]]) -> None:
         """Notes what a trace met that it had not bound, for the next try."""
@@ -261,18 +185,20 @@ class Jitted(Generic[P, R]):
         elif inside:
             raise StateError(f"{self._name}: state that was bound was not found again; this is a mistake in flambeau")
         else:
-            self._captures.append(find_source(self._fun, statics, what))
+            assert self._captures is not None
+            self._captures.append(find_source((self._fun, *statics), what))
 
-    def _compile(self, arguments: _Arguments, statics: Any, structure: Structure, reads: list[Any]) -> _Program:
+    def _compile(self, arguments: Arguments, statics: Any, structure: Structure, reads: list[Any]) -> Program:
         frame = Frame(opaque=True)
         frame.bound_nodes = frozenset(structure.node_index)
         frame.watched = structure.watched
         contents: list[list[Any]] = []
         for node, name in reads:
             arrays: list[Any] = []
-            container_spec(_container(node, name), arrays, structure)
+            container_spec(container(node, name), arrays, structure)
             contents.append(arrays)
         outcomes: list[Outcome] = []
+        function: Callable[..., Any] = self._fun
 
         def pure(cells: list[Any], containers: list[list[Any]], arrays: list[Any]) -> list[Any]:
             with frame.active():
@@ -280,7 +206,7 @@ class Jitted(Generic[P, R]):
                 for (node, name), values in zip(reads, containers, strict=True):
                     frame.container_inputs[id(node), name] = values
                 args, kwargs = self._join(*arguments.rebuild(arrays), statics)
-                result = self._fun(*args, **kwargs)
+                result = function(*args, **kwargs)
                 if frame.unbound is not None:
                     raise frame.unbound
                 inputs = [*cells, *(value for values in containers for value in values), *arrays]
@@ -293,13 +219,13 @@ class Jitted(Generic[P, R]):
         spec_of = {}
         for node_id, name in frame.container_inputs:
             node = structure.nodes[structure.node_index[node_id]]
-            spec_of[structure.node_index[node_id], name] = container_spec(_container(node, name), [], structure)
+            spec_of[structure.node_index[node_id], name] = container_spec(container(node, name), [], structure)
         # Those bound as inputs come first, in the order of the inputs.
         bound = [(structure.node_index[id(node)], name) for node, name in reads]
         order = [*bound, *(place for place in spec_of if place not in bound)]
         return self._program(traced, outcomes[0], structure, [(*place, spec_of[place]) for place in order])
 
-    def _program(self, traced: Any, outcome: Outcome, structure: Structure, reads: list[Any]) -> _Program:
+    def _program(self, traced: Any, outcome: Outcome, structure: Structure, reads: list[Any]) -> Program:
         """The flat compiled function: the cells that it overwrites are apart, to be donated; unused ones are left out."""
         closed = traced.jaxpr
         invars, count = closed.jaxpr.invars, len(structure.cells)
@@ -321,11 +247,11 @@ class Jitted(Generic[P, R]):
             return evaluate(*cells, *containers, *arrays)
 
         run.__name__ = run.__qualname__ = self._name
-        return _Program(jax.jit(run, donate_argnums=0), jax.jit(run), donated, kept, reads, outcome, not all(same))
+        return Program(jax.jit(run, donate_argnums=0), jax.jit(run), donated, kept, reads, outcome, not all(same))
 
     # -- running --------------------------------------------------------------------------------------------------------
 
-    def _run(self, call: _Call, containers: Any, arrays: list[Any]) -> Any:
+    def _run(self, call: Call, containers: Any, arrays: list[Any]) -> Any:
         program = call.program
         if running.frame is not None:
             return _run_inside(call, containers, arrays)
@@ -348,7 +274,7 @@ class Jitted(Generic[P, R]):
         outs = program.run(
             [cell._value for cell in call.donated], [cell._value for cell in call.kept], containers, arrays
         )
-        if outs and isinstance(outs[0], jax.core.Tracer):
+        if outs and isinstance(outs[0], Tracer):
             self._refuse_raw_writes(call)
         if program.reshapes:
             for cell, value in zip(call.written, outs, strict=False):
@@ -358,7 +284,7 @@ class Jitted(Generic[P, R]):
                 cell._value = value
         return program.outcome.apply(call.context(outs))
 
-    def _refuse_raw_writes(self, call: _Call) -> None:
+    def _refuse_raw_writes(self, call: Call) -> None:
         if call.written or call.program.outcome.effects:
             raise StateError(
                 f"{self._name} changes state of modules, and was called inside a raw jax transform, which would lose it. "
@@ -366,7 +292,7 @@ class Jitted(Generic[P, R]):
             )
 
 
-def _run_inside(call: _Call, containers: list[Any], arrays: list[Any]) -> Any:
+def _run_inside(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
     """Runs as a part of an outer transform: the values come from its frame and go there."""
     frame = running.frame
     assert frame is not None
@@ -386,12 +312,6 @@ _STATIC = _Static()
 jax.tree_util.register_pytree_node(_Static, lambda _: ((), None), lambda _, __: _STATIC)
 
 
-def _container(node: Node, name: str) -> Any:
-    if running.frame is not None:
-        return running.frame.read_container(node, name)
-    return node._containers.get(name, MISSING)
-
-
 def _value(cell: Cell) -> Any:
     return cell._value if running.frame is None else running.frame.read(cell)
 
@@ -400,7 +320,7 @@ def _value(cell: Cell) -> Any:
 def _kind(kind: type) -> str | None:
     if issubclass(kind, (Node, Cell)):
         return "node"
-    if issubclass(kind, jax.core.Tracer):
+    if issubclass(kind, Tracer):
         return "tracer"
     if issubclass(kind, jax.Array):
         return "jax"
@@ -431,9 +351,21 @@ def _no_array(name: str, leaf: Any) -> str:
 
 
 @overload
-def jit(fun: Callable[P, R], **options: Any) -> Jitted[P, R]: ...
+def jit(
+    fun: Callable[P, R],
+    *,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate: bool = True,
+) -> Jitted[P, R]: ...
 @overload
-def jit(fun: None = None, **options: Any) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
+def jit(
+    fun: None = None,
+    *,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate: bool = True,
+) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
 def jit(
     fun: Any = None,
     *,

@@ -6,6 +6,7 @@ name that is bound to another module since is never stale.
 
 from __future__ import annotations
 
+import dis
 import functools
 import types
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ from flambeau.core.cell import Cell
 from flambeau.core.structure import Structure
 from flambeau.core.tree import Node
 
-__all__ = ["Source", "find_source"]
+__all__ = ["Source", "direct_sources", "find_source"]
 
+_CALLABLES = (types.FunctionType, types.MethodType, functools.partial)
 _DEEPEST = 6
 _MOST = 20_000  # objects looked at, before one gives up
 
@@ -24,17 +26,19 @@ Step = Callable[[Any], Any]
 
 
 class Source:
-    """A way to a node: steps from the function; or, where none is found, the node itself."""
+    """A way to a node: steps from the roots, which are the function and its static arguments; or else the node itself."""
 
-    __slots__ = ("root", "steps")
+    __slots__ = ("node", "steps")
 
-    def __init__(self, root: Any, steps: tuple[Step, ...] = ()) -> None:
-        self.root = root
+    def __init__(self, steps: tuple[Step, ...], node: Node | Cell | None = None) -> None:
         self.steps = steps
+        self.node = node
 
-    def find(self) -> Node | Cell | None:
+    def find(self, roots: tuple[Any, ...]) -> Node | Cell | None:
         """The node that the way leads to now, or None if it has come to an end."""
-        found = self.root
+        if self.node is not None:
+            return self.node
+        found: Any = roots
         try:
             for step in self.steps:
                 found = step(found)
@@ -43,20 +47,41 @@ class Source:
         return found if isinstance(found, (Node, Cell)) else None
 
 
-def find_source(function: Any, statics: tuple[Any, ...], wanted: Node | Cell) -> Source:
-    """The shortest way from `function` (or a static argument) to a node that is or holds `wanted`."""
-    queue: list[tuple[Any, Any, tuple[Step, ...]]] = [(root, root, ()) for root in (function, *statics)]
+def direct_sources(function: Any) -> list[Source]:
+    """The ways to the nodes that a function names itself: in its closure, its globals, and helpers of its own file.
+
+    These are bound from the start: a trace would notice a read of their arrays, but not one of a static attribute.
+    """
+    home = getattr(function, "__module__", None)
+    queue: list[tuple[Any, tuple[Step, ...]]] = [(function, (_item(0),))]
     seen: set[int] = set()
-    for root, thing, steps in queue:  # it grows while we go: breadth first
-        if isinstance(thing, (Node, Cell)):
-            if thing is wanted or (isinstance(thing, Node) and _holds(thing, wanted)):
-                return Source(root, steps)
-            continue
-        if len(steps) >= _DEEPEST or id(thing) in seen or len(queue) > _MOST:
+    found: dict[int, Source] = {}
+    for thing, steps in queue:
+        if id(thing) in seen:
             continue
         seen.add(id(thing))
-        queue.extend((root, inner, (*steps, step)) for step, inner in _reachable(thing))
-    return Source(wanted)
+        for step, inner in _reachable(thing) if isinstance(thing, _CALLABLES) else ():
+            if isinstance(inner, (Node, Cell)):
+                found.setdefault(id(inner), Source((*steps, step)))
+            elif isinstance(inner, _CALLABLES) and len(steps) < _DEEPEST and getattr(inner, "__module__", home) == home:
+                queue.append((inner, (*steps, step)))
+    return list(found.values())
+
+
+def find_source(roots: tuple[Any, ...], wanted: Node | Cell) -> Source:
+    """The shortest way from the function, or a static argument of it, to a node that is or holds `wanted`."""
+    queue: list[tuple[Any, tuple[Step, ...]]] = [(root, (_item(i),)) for i, root in enumerate(roots)]
+    seen: set[int] = set()
+    for thing, steps in queue:  # it grows while we go: breadth first
+        if isinstance(thing, (Node, Cell)):
+            if thing is wanted or (isinstance(thing, Node) and _holds(thing, wanted)):
+                return Source(steps)
+            continue
+        if len(steps) > _DEEPEST or id(thing) in seen or len(queue) > _MOST:
+            continue
+        seen.add(id(thing))
+        queue.extend((inner, (*steps, step)) for step, inner in _reachable(thing))
+    return Source((), wanted)
 
 
 def _holds(node: Node, wanted: Node | Cell) -> bool:
@@ -92,10 +117,10 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[Step, Any]]:
         except ValueError:  # a name that is not bound yet
             continue
     names = set(_names(function.__code__))
-    for name in names & function.__globals__.keys():
+    for name in sorted(set(_global_names(function.__code__)) & function.__globals__.keys()):
         value = function.__globals__[name]
         if isinstance(value, types.ModuleType):
-            for attribute in names & vars(value).keys():
+            for attribute in sorted(names & vars(value).keys()):
                 inner = vars(value)[attribute]
                 if isinstance(inner, (Node, Cell)):
                     yield _module_attribute(name, attribute), inner
@@ -107,7 +132,18 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[Step, Any]]:
         yield (lambda f: f.__wrapped__), function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    """The global names that a function reads, and those of the functions defined in it."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
 def _names(code: types.CodeType) -> Iterator[str]:
+    """The names in a function, those of attributes among them."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +48,7 @@ def to_tuple(value: IntOrTuple, n: int, name: str) -> tuple[int, ...]:
         (1, 2)
     """
     try:
-        items = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        numbers = tuple(operator.index(item) for item in items)
+        numbers = tuple(operator.index(item) for item in ((value,) if isinstance(value, SupportsIndex) else value))
     except TypeError:
         raise TypeError(f"expected {name} to be an int or a tuple of {n} ints, got {value!r}") from None
     if len(numbers) not in (1, n):

@@ -431,9 +431,11 @@ def multi_margin_loss(
     axis = _class_axis(input, weight)
     labels = _labels(target, input, axis, None, RuntimeError)
     x = widen(input)
+    weights = _class_weights(labels, weight, x.shape[axis], x.dtype)
+    # A wrong label must spoil the scores and not the loss alone, for the rectifier lets no NaN back into the gradient.
+    x = jnp.where(jnp.isnan(weights)[..., None], jnp.nan, 1) * x
     is_true = lax.broadcasted_iota(labels.dtype, x.shape, axis) == labels[..., None]
     short = jax.nn.relu(margin - _pick(x, labels, axis)[..., None] + x) ** p
-    weights = _class_weights(labels, weight, x.shape[axis], x.dtype)
     return reduced(weights * jnp.mean(jnp.where(is_true, 0, short), axis), reduction, input.dtype)
 
 
@@ -487,9 +489,10 @@ def multilabel_margin_loss(
 
 def _multilabel_margin_row(x: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
     """The multilabel margin loss of one row `(C,)`."""
+    # A wrong label must spoil the scores and not the loss alone, for the rectifier lets no NaN back into the gradient.
+    x = jnp.where(jnp.all((labels >= -1) & (labels < classes)), 1, jnp.nan) * x
     given = jnp.cumprod(labels >= 0).astype(bool)
     is_true = jnp.any(given[:, None] & (labels[:, None] == jnp.arange(classes)), 0)
     x_true = x[jnp.where(given, labels, 0)]
     short = jax.nn.relu(1 - x_true[:, None] + x)  # (label, class)
-    valid = jnp.all((labels >= -1) & (labels < classes))
-    return jnp.sum(jnp.where(given[:, None] & ~is_true, short, 0)) / classes * jnp.where(valid, 1.0, jnp.nan)
+    return jnp.sum(jnp.where(given[:, None] & ~is_true, short, 0)) / classes

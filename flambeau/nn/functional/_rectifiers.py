@@ -121,7 +121,8 @@ def leaky_relu(input: jax.Array, negative_slope: float = 0.01, inplace: bool = F
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.leaky_relu.html
     """
-    return jnp.where(input > 0, input, input * negative_slope)
+    x = widen(input)
+    return jnp.where(x > 0, x, x * negative_slope).astype(input.dtype)
 
 
 def prelu(input: jax.Array, weight: jax.Array) -> jax.Array:
@@ -297,8 +298,9 @@ def softshrink(input: jax.Array, lambd: float = 0.5) -> jax.Array:
     """
     if not lambd >= 0:
         raise RuntimeError(f"expected lambd >= 0, got {lambd}")
+    x = widen(input)
     # 0 · x, not 0, so that a NaN stays one.
-    return jnp.where(input > lambd, input - lambd, jnp.where(input < -lambd, input + lambd, 0 * input))
+    return jnp.where(x > lambd, x - lambd, jnp.where(x < -lambd, x + lambd, 0 * x)).astype(input.dtype)
 
 
 def _exponential_unit(input: jax.Array, above: float, below: float, rate: float) -> jax.Array:

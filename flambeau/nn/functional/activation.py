@@ -234,8 +234,9 @@ def softsign(input: jax.Array) -> jax.Array:
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softsign.html
     """
-    x = _floating(input)
-    return x / (1 + absolute(x))
+    given = _floating(input)
+    x = widen(given)
+    return (x / (1 + absolute(x))).astype(given.dtype)
 
 
 def tanhshrink(input: jax.Array) -> jax.Array:
@@ -253,8 +254,9 @@ def tanhshrink(input: jax.Array) -> jax.Array:
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.tanhshrink.html
     """
-    x = _floating(input)
-    return x - lax.tanh(x)
+    given = _floating(input)
+    x = widen(given)
+    return (x - lax.tanh(x)).astype(given.dtype)
 
 
 def glu(input: jax.Array, dim: int = -1) -> jax.Array:

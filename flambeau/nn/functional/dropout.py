@@ -54,7 +54,7 @@ def _to_zero(
         return input
     if p == 1:
         return jnp.zeros_like(input)
-    return jnp.where(_kept(shape, p, generator), input * (1 / (1 - p)), 0)
+    return jnp.where(_kept(shape, p, generator), widen(input) * (1 / (1 - p)), 0).astype(input.dtype)
 
 
 def _to_saturation(

@@ -52,10 +52,10 @@ def _scale_gradient_jvp(
     return _scale_gradient(*primals), tangents[0] * primals[1]
 
 
-def _inverse_counts(indices: jax.Array, rows: int) -> jax.Array:
+def _inverse_counts(indices: jax.Array, rows: int, dtype: jnp.dtype) -> jax.Array:
     """One over how often each index occurs among `indices`, in the place of each."""
     counts = jnp.zeros(rows, jnp.int32).at[indices].add(1)
-    return 1 / counts[indices].astype(jnp.float32)
+    return 1 / counts[indices].astype(dtype)
 
 
 def _padding_row(padding_idx: int | None, rows: int) -> int | None:
@@ -117,8 +117,7 @@ def embedding(
     if max_norm is not None:
         rows = straight_through(rows, _clipped(rows, max_norm, norm_type))
     if scale_grad_by_freq:
-        factor = _inverse_counts(input, weight.shape[0]).astype(rows.dtype)
-        rows = _scale_gradient(rows, factor[..., None])
+        rows = _scale_gradient(rows, _inverse_counts(input, weight.shape[0], rows.dtype)[..., None])
     if padding is not None:
         # Here and not on the table, where it would be a copy of the whole table.
         rows = jnp.where((input == padding)[..., None], jax.lax.stop_gradient(rows), rows)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import flambeau as fb
 from flambeau._errors import DtypeError, FlambeauWarning, ShapeError
+from flambeau.core.random import Generator
 from flambeau.nn.functional import activation as F
 from tests.nn.functional.parity import compare, normal
 
@@ -53,8 +53,9 @@ ELEMENTWISE: list[tuple[str, dict[str, Any], list[float]]] = [
 def test_elementwise(torch: Any, name: str, options: dict[str, Any], kinks: list[float]) -> None:
     """Value and derivatives agree everywhere, the kinks included."""
     x = np.concatenate([X.ravel(), kinks])
-    has_second = name != "hardsigmoid"  # in torch, that is
-    compare(torch, getattr(F, name), getattr(torch.nn.functional, name), x, second=has_second, **options)
+    # Of hardsigmoid torch has no second derivative, and the first with a sixth that is rounded to float32.
+    how: dict[str, Any] = {"tolerance": 1e-7} if name == "hardsigmoid" else {"second": True, "kinks": len(kinks)}
+    compare(torch, getattr(F, name), getattr(torch.nn.functional, name), x, **how, **options)
 
 
 def everything(x: jax.Array) -> list[jax.Array]:
@@ -83,8 +84,7 @@ def test_integers_become_the_default_dtype(torch: Any, name: str) -> None:
 
 
 def test_softplus_has_its_second_derivative_at_zero() -> None:
-    assert jax.grad(jax.grad(F.softplus))(0.0) == pytest.approx(0.25)
-    assert jax.grad(jax.grad(F.logsigmoid))(0.0) == pytest.approx(-0.25)
+    assert jax.jit(jax.grad(jax.grad(lambda x: F.softplus(x) - 2 * F.logsigmoid(x))))(0.0) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(("shape", "slopes"), [((2, 3, 4), 3), ((2, 3), 3), ((2, 3, 4), 1), ((4,), 1), ((), 1)])
@@ -129,9 +129,9 @@ def test_softmax_without_dim_chooses_as_torch_and_warns_here(torch: Any, name: s
 
 def test_rrelu_draws_slopes_in_training() -> None:
     x = -jnp.ones(2000)
-    slopes = -F.rrelu(x, 0.25, 0.75, training=True, generator=fb.core.random.Generator().manual_seed(3))
+    slopes = -np.asarray(F.rrelu(x, 0.25, 0.75, training=True, generator=Generator().manual_seed(3)))
     assert 0.25 <= slopes.min() < 0.27 and 0.73 < slopes.max() <= 0.75 and abs(slopes.mean() - 0.5) < 0.02
-    again = -F.rrelu(x, 0.25, 0.75, training=True, generator=fb.core.random.Generator().manual_seed(3))
+    again = -F.rrelu(x, 0.25, 0.75, training=True, generator=Generator().manual_seed(3))
     np.testing.assert_array_equal(slopes, again)
     np.testing.assert_array_equal(F.rrelu(-x, training=True), -x)
     of_half = F.rrelu(x.astype(jnp.bfloat16), training=True)

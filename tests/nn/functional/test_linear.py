@@ -18,7 +18,13 @@ from tests.nn.functional.parity import compare, normal
 
 @pytest.mark.parametrize(
     ("input", "weight", "bias"),
-    [((4,), (3, 4), (3,)), ((5, 4), (3, 4), None), ((2, 5, 4), (3, 4), (3,)), ((5, 4), (4,), None), ((0, 4), (3, 4), (3,))],
+    [
+        ((4,), (3, 4), (3,)),
+        ((5, 4), (3, 4), None),
+        ((2, 5, 4), (3, 4), (3,)),
+        ((5, 4), (4,), None),
+        ((0, 4), (3, 4), (3,)),
+    ],
 )
 def test_linear(torch: Any, input: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...] | None) -> None:
     arrays = [None if shape is None else normal(*shape, seed=i) for i, shape in enumerate((input, weight, bias))]
@@ -37,7 +43,9 @@ def test_linear_keeps_half_precision() -> None:
 
 
 def test_linear_says_all_that_is_wrong() -> None:
-    with pytest.raises(ShapeError, match=r"input \(\*, 4\), got float64\[2, 5\]; expected bias \(3,\), got float64\[2\]"):
+    with pytest.raises(
+        ShapeError, match=r"input \(\*, 4\), got float64\[2, 5\]; expected bias \(3,\), got float64\[2\]"
+    ):
         F.linear(jnp.zeros((2, 5)), jnp.zeros((3, 4)), jnp.zeros(2))
     with pytest.raises(DtypeError, match="weight of dtype float64"):
         F.linear(jnp.zeros((2, 4)), jnp.zeros((3, 4), jnp.float32))

@@ -1,0 +1,120 @@
+"""The picture that examples/digits.py draws: twelve digits, what the network took them for, and what it saw in one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from digits import Digits
+
+COLUMNS = 12
+PAPER, INK, FAINT, RIGHT, WRONG, SHOWN = "#101014", "#f4efe6", "#a7a29a", "#8fd694", "#ff6b5e", "#ffb347"
+# In inches.
+MARGIN, CELL, GAP, LINE = 0.45, 1.0, 0.08, 0.36
+
+
+def choose(labels: np.ndarray, logits: np.ndarray, wrong: int = 3) -> np.ndarray:
+    """Rows of twelve digits in the order of their labels: up to `wrong` mistakes, and right answers of all classes."""
+    mistaken = logits.argmax(axis=1) != labels
+    rows = list(np.flatnonzero(mistaken)[:wrong])
+    for row in np.argsort(turn_of(labels) + len(labels) * mistaken, kind="stable"):
+        if len(rows) < COLUMNS and row not in rows:
+            rows.append(row)
+    return np.array(sorted(rows, key=lambda row: labels[row]))
+
+
+def turn_of(labels: np.ndarray) -> np.ndarray:
+    """How many digits of the same class come before each one, so that sorting by it takes the classes in turn."""
+    return np.array([np.count_nonzero(labels[:row] == label) for row, label in enumerate(labels)])
+
+
+class Sheet:
+    """A dark figure that fills from top to bottom, in inches."""
+
+    def __init__(self, height: float) -> None:
+        self.width, self.height = 2 * MARGIN + COLUMNS * (CELL + GAP) - GAP, height
+        self.figure = Figure(figsize=(self.width, self.height), facecolor=PAPER)
+        self.top = MARGIN
+
+    def text(self, words: str, size: float, color: str = INK, left: float = 0.0, align: str = "left") -> None:
+        x, y = (MARGIN + left) / self.width, 1 - self.top / self.height
+        self.figure.text(x, y, words, size=size, color=color, ha=align, va="top")
+
+    def image(self, column: int, pixels: np.ndarray, frame: str | None = None, **options: object) -> Axes:
+        left, bottom = MARGIN + column * (CELL + GAP), self.height - self.top - CELL
+        box = (left / self.width, bottom / self.height, CELL / self.width, CELL / self.height)
+        axes = self.figure.add_axes(box, xticks=[], yticks=[])
+        axes.imshow(pixels, **options)
+        for spine in axes.spines.values():
+            spine.set(visible=frame is not None, color=frame, linewidth=2.5)
+        return axes
+
+
+def draw(path: Path, digits: Digits, logits: np.ndarray, layers: list[np.ndarray], right: float) -> None:
+    """Writes the picture.
+
+    Args:
+        path: the PNG to write.
+        digits: twelve digits.
+        logits: the network's answers to them (12, 10).
+        layers: the maps that each block of the encoder made of them, (12, C, H, W) each.
+        right: the share of all held-out digits that the network got right.
+    """
+    predicted = logits.argmax(axis=1)
+    shown = int(np.argmax(predicted == digits.labels))  # the first that it got right
+    rows = sum(map_rows(maps) for maps in layers)
+    sheet = Sheet(2 * MARGIN + 6.2 * LINE + CELL + len(layers) * 1.6 * LINE + rows * (CELL + GAP))
+    sheet.text("Twelve digits that the network had never seen", 21)
+    sheet.top += 1.35 * LINE
+    sheet.text(f"It got {right:.1%} of the held-out ones right. Red: mistaken. Orange: looked at below.", 11.5, FAINT)
+    sheet.top += 1.15 * LINE
+    draw_digits(sheet, digits, logits, shown)
+    sheet.top += 1.5 * LINE
+    sheet.text(f"What its encoder kept in `trace` of this {digits.labels[shown]}", 21)
+    sheet.top += 0.8 * LINE
+    for number, maps in enumerate(layers, 1):
+        draw_maps(sheet, number, maps[shown])
+    sheet.figure.savefig(path, dpi=130)
+
+
+def draw_digits(sheet: Sheet, digits: Digits, logits: np.ndarray, shown: int) -> None:
+    """A row of digits, and below each one the answer and how sure the network was."""
+    sure = np.exp(logits - logits.max(axis=1, keepdims=True))
+    sure = sure / sure.sum(axis=1, keepdims=True)
+    for column, (image, label, answer) in enumerate(zip(digits.images, digits.labels, logits.argmax(axis=1))):
+        frame = WRONG if answer != label else SHOWN if column == shown else None
+        sheet.image(column, image[0], frame, cmap="gray", vmin=0, vmax=1)
+    sheet.top += CELL + 0.22 * LINE
+    for column, (label, answer) in enumerate(zip(digits.labels, logits.argmax(axis=1))):
+        words = f"{answer}" if answer == label else f"{answer}, not {label}"
+        middle = column * (CELL + GAP) + CELL / 2
+        sheet.text(words, 15, RIGHT if answer == label else WRONG, middle, "center")
+        sheet.top += 0.68 * LINE
+        sheet.text(f"{sure[column, answer]:.0%} sure", 9, FAINT, middle, "center")
+        sheet.top -= 0.68 * LINE
+    sheet.top += 1.1 * LINE
+
+
+def draw_maps(sheet: Sheet, number: int, maps: np.ndarray) -> None:
+    """The channels of one layer (C, H, W) that vary most, in their order, with one colour scale for all of them."""
+    count = min(len(maps), COLUMNS * map_rows(maps[None]))
+    channels = np.sort(np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:count])
+    sheet.top += 0.7 * LINE
+    height, width = maps.shape[1:]
+    sheet.text(f"Block {number}: {count} of {len(maps)} channels, {height} × {width}", 11.5, FAINT)
+    sheet.top += 0.9 * LINE
+    for place, channel in enumerate(channels):
+        column = place % COLUMNS
+        sheet.image(column, maps[channel], cmap="inferno", vmin=maps.min(), vmax=np.quantile(maps[channels], 0.998))
+        if column == COLUMNS - 1 or place == count - 1:
+            sheet.top += CELL + GAP
+
+
+def map_rows(maps: np.ndarray) -> int:
+    """How many rows the maps (N, C, H, W) of a layer take: one, or two when there are enough channels to fill them."""
+    return 2 if maps.shape[1] >= 2 * COLUMNS else 1

@@ -1,0 +1,76 @@
+"""Random numbers for arrays of any shape, without a compilation for each shape.
+
+A model has many shapes, and to compile a random sampler takes XLA half a second. So numbers are drawn in blocks of two fixed
+lengths, by one program for each that serves every shape; outside of a transform numpy joins them, which compiles nothing.
+A compiled function draws the very same blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.scipy.special import ndtri
+
+from flambeau.core.random import next_key
+
+if TYPE_CHECKING:
+    from flambeau.core.random import Generator
+
+__all__ = ["draw", "normal", "truncated_normal", "uniform"]
+
+# An array of up to the first size needs one small block, so that a bias costs little.
+_SMALL, _LARGE = 1 << 10, 1 << 16
+
+
+def uniform(key: jax.Array, count: int, dtype: np.dtype) -> jax.Array:
+    """Uniform numbers in [0, 1)."""
+    return jax.random.uniform(key, (count,), dtype)
+
+
+def normal(key: jax.Array, count: int, dtype: np.dtype) -> jax.Array:
+    """Normal numbers of mean 0 and variance 1."""
+    return jax.random.normal(key, (count,), dtype)
+
+
+def truncated_normal(key: jax.Array, count: int, dtype: np.dtype, lower: Any, upper: Any) -> jax.Array:
+    """Normal numbers between the quantiles of `lower` and `upper`."""
+    # Half a step more than [0, 1): the quantile of 0 is infinite.
+    share = uniform(key, count, dtype) + jnp.finfo(dtype).eps / 2
+    return ndtri(lower + share * (upper - lower))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _block(
+    sampler: Callable[..., jax.Array], key: jax.Array, index: Any, count: int, dtype: np.dtype, *arguments: Any
+) -> jax.Array:
+    return sampler(jax.random.fold_in(key, index), count, dtype, *arguments)
+
+
+def draw(
+    sampler: Callable[..., jax.Array],
+    generator: Generator | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    *arguments: float,
+) -> Any:
+    """Numbers of a sampler of this file in the given shape: a numpy array, or a tracer where the generator's key is one."""
+    key = next_key(generator)
+    size = math.prod(shape)
+    count = _SMALL if size <= _SMALL else _LARGE
+    blocks = max(1, -(-size // count))
+    given = [dtype.type(argument) for argument in arguments]
+    if isinstance(key, Tracer):
+        indices = jnp.arange(blocks, dtype=jnp.uint32)
+        drawn = jax.vmap(lambda index: _block(sampler, key, index, count, dtype, *given))(indices).reshape(-1)
+    else:
+        # All are started before the first is waited for.
+        started = [_block(sampler, key, np.uint32(index), count, dtype, *given) for index in range(blocks)]
+        drawn = np.concatenate([np.asarray(block) for block in started])
+    return drawn[:size].reshape(shape)

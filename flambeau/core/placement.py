@@ -1,0 +1,45 @@
+"""Where arrays lie and of which dtype they are: the arguments of `Module.to`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flambeau.core.dtypes import canonical_dtype
+
+__all__ = ["read_device", "read_to"]
+
+
+def read_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The dtype, and the device or sharding, that the arguments of `to` name."""
+    dtype, place = kwargs.pop("dtype", None), kwargs.pop("sharding", None)
+    if kwargs.get("device") is not None:
+        place = read_device(kwargs["device"])
+    kwargs = {name: value for name, value in kwargs.items() if name not in ("device", "non_blocking")}
+    if kwargs:
+        raise TypeError(f"to() got an unexpected keyword argument '{next(iter(kwargs))}'")
+    for arg in args:
+        if isinstance(arg, jax.Array):
+            dtype, place = arg.dtype, arg.sharding
+        elif isinstance(arg, (jax.Device, jax.sharding.Sharding)):
+            place = arg
+        elif isinstance(arg, bool) or arg is None:
+            continue
+        elif isinstance(arg, str) and arg.split(":")[0] in ("cpu", "gpu", "cuda", "tpu"):
+            place = read_device(arg)
+        else:
+            try:
+                dtype = jnp.dtype(arg)
+            except TypeError:
+                raise TypeError(f"to() takes a dtype, a device, a sharding or an array, got {arg!r}") from None
+    return (None if dtype is None else canonical_dtype(dtype)), place
+
+
+def read_device(device: Any) -> Any:
+    """The `jax.Device` of a name such as "cpu" or "gpu:1"; what is no name stays as it is."""
+    if not isinstance(device, str):
+        return device
+    platform, _, index = device.partition(":")
+    return jax.devices({"cuda": "gpu"}.get(platform, platform))[int(index or 0)]

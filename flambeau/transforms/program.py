@@ -1,0 +1,114 @@
+"""A compiled program, its arguments, and what it takes to call it on some nodes: flat lists."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+from flambeau.core.capture import Context, Outcome
+from flambeau.core.cell import Cell, running
+from flambeau.core.gradients import Gradients
+from flambeau.core.structure import Structure, container_spec, signature
+from flambeau.core.tree import MISSING, Node
+
+__all__ = ["Arguments", "Call", "Program", "container"]
+
+
+class Program(NamedTuple):
+    """One compiled function, for all nodes of one structure."""
+
+    run: Any  # donates the cells that it overwrites
+    inside: Any  # the same function without donation, for use under other transforms
+    donated: list[int]  # indices of the cells that it overwrites in place
+    kept: list[int]  # indices of the cells that it only reads
+    reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
+    outcome: Outcome
+    reshapes: bool  # whether a cell gets another shape or dtype
+
+
+class Call:
+    """A program bound to the nodes of one call: flat lists, ready to go."""
+
+    __slots__ = (
+        "arrays_at",
+        "donated",
+        "exposures",
+        "kept",
+        "program",
+        "reads",
+        "roots",
+        "structure",
+        "under_raw",
+        "written",
+    )
+
+    def __init__(self, program: Program, structure: Structure) -> None:
+        cells = structure.cells
+        self.program = program
+        self.structure = structure
+        self.donated = [cells[i] for i in program.donated]
+        self.kept = [cells[i] for i in program.kept]
+        self.written = [cells[i] for i in program.outcome.written]
+        self.reads = [(structure.nodes[i], name, spec) for i, name, spec in program.reads]
+        self.exposures = -1
+        self.arrays_at: list[int] | None = None
+        self.roots: list[weakref.ref[Any]] = []
+        self.under_raw = False  # whether an argument is a tracer of a raw jax transform
+
+    def context(self, outs: Any) -> Context:
+        structure = self.structure
+        return Context(structure.nodes, structure.cells, outs, structure.watched)
+
+    def container_arrays(self) -> list[Any] | None:
+        """The arrays of the containers that the program reads; None if they are not what it was compiled for."""
+        arrays: list[Any] = []
+        for node, name, spec in self.reads:
+            if container_spec(container(node, name), arrays, self.structure) != spec:
+                return None
+        return arrays
+
+
+class Arguments:
+    """The arguments of one call, as leaves: arrays, and nodes, which count as state and not as values."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.leaves, self.treedef = jax.tree.flatten((args, kwargs), is_leaf=lambda part: isinstance(part, Gradients))
+        self.nodes: list[Node | Cell] = []
+        self.arrays: list[Any] = []
+        key: list[Hashable] = []
+        for leaf in self.leaves:
+            if isinstance(leaf, (Node, Cell)):
+                self.nodes.append(leaf)
+                key.append("node")
+            elif isinstance(leaf, Gradients):
+                owners = leaf.owners()
+                self.nodes.extend(owners.values())
+                self.arrays.extend(leaf.values())
+                key.append((Gradients, tuple(owners), *((n, signature(g)) for n, g in leaf.items())))
+            else:
+                self.arrays.append(leaf)
+                key.append(signature(leaf))
+        self.key = (self.treedef, tuple(key))
+
+    def rebuild(self, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with `arrays` in the places of their arrays."""
+        values = iter(arrays)
+        leaves: list[Any] = []
+        for leaf in self.leaves:
+            if isinstance(leaf, (Node, Cell)):
+                leaves.append(leaf)
+            elif isinstance(leaf, Gradients):
+                leaves.append(Gradients([(name, next(values)) for name in leaf], leaf.owners()))
+            else:
+                leaves.append(next(values))
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def container(node: Node, name: str) -> Any:
+    """One of a node's containers, as it is here: inside of a transform, the frame's twin of it."""
+    if running.frame is not None:
+        return running.frame.read_container(node, name)
+    return node._containers.get(name, MISSING)

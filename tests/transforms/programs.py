@@ -1,0 +1,559 @@
+"""A grammar of random small modules and random programs over them.
+
+A `Program` is Python source: classes of modules, a function that works on them, and what the user does between two calls
+of it. Hypothesis draws its statements from the tables below and shrinks them; a failing one prints as the source it is.
+
+The source sees `jit`, `grad` and `value_and_grad` as names that the caller gives it, so that one and the same program runs
+with and without them. It defines `make()`, which builds the modules (a `World`), `build(world)`, which gives the program and
+the same program with its gradient, `arguments(world, x)` for a call of either, and `between(i, world, x)`.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+__all__ = ["PRELUDE", "Program", "programs"]
+
+PRELUDE = '''
+import collections, copy, functools
+import jax, jax.numpy as jnp
+from flambeau.core.module import Module
+from flambeau.core.cell import Buffer, Parameter
+from flambeau.core.random import Generator, manual_seed, next_key
+
+class Boom(Exception):
+    pass
+
+class Config:
+    def __init__(self):
+        self.scale, self.name = 0.5, "small"
+
+class World:
+    def __init__(self, net, other):
+        self.net, self.other = net, other
+
+Pair = collections.namedtuple("Pair", "first second")
+
+class Affine(Module):
+    def __init__(self, scale=0.7):
+        super().__init__()
+        self.weight = Parameter(scale * jnp.array([1.0, -0.5]))
+    def forward(self, v):
+        self.last_input = v
+        return v * self.weight
+
+def noise(generator=None):
+    return jax.random.key_data(next_key(generator)) % 1000 / 1000.0
+
+def keep_output(module, args, output):
+    module.kept = output
+
+def count_calls(module, args):
+    module.mean = module.mean + 1
+
+def scale_output(module, args, output):
+    return output * module.bias
+
+def halve(module):
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data * 0.5
+'''
+
+# What a module may have besides its parameters and `mean`; it has what the program's statements name.
+FEATURES = {
+    "var": 'self.register_buffer("var", jnp.array([0.5, 1.5]))',
+    "count": 'self.register_buffer("count", jnp.array(0, jnp.int32), persistent=False)',
+    "h": "self.h = jnp.array([0.1, 0.2])",
+    "g": "self.g = jnp.array([0.3, 0.1])",
+    "trace": "self.trace = []",
+    "history": "self.history = [jnp.array([0.3, 0.4])]",
+    "seen": 'self.seen = {"a": jnp.array([0.5, 0.6]), "inner": {}}',
+    "state": "self.state = (jnp.array([0.0, 0.1]), jnp.ones(2))",
+    "pair": 'self.pair = Pair(jnp.ones(2), "name")',
+    "nested": "self.nested = [[], [jnp.array([0.7, 0.8])]]",
+    "mixed": 'self.mixed = [(jnp.ones(2), "a"), 3]',
+    "recent": "self.recent = collections.deque([jnp.ones(2)], maxlen=2)",
+    "tags": 'self.tags = {"new"}',
+    "config": "self.config = Config()",
+    "calls": "self.calls = 0",
+    "mode": 'self.mode = "fresh"',
+    "kids": "self.kids = [Affine(0.6), Affine(0.8)]",
+    "generator": "self.generator = Generator()",
+    "inner": "self.inner = Child()",
+    "twin": "self.twin = Child()",
+}
+CHILDREN = ("inner", "twin")
+
+VALUES = "v v v x {m}.weight {m}.mean {n}.mean v*0.5 jnp.tanh(v) jnp.ones(2) jnp.sum(v)".split()
+
+# `{m}` and `{n}` are modules of any class, `{net}` one with children, `{e}` an array.
+STATEMENTS = """
+v = jnp.tanh(v * {m}.weight + {m}.bias)
+v = v * {m}.weight
+v = v + {m}.mean
+v = v + 0.1 * sum(p.sum() for p in {m}.parameters())
+v = v + 0.1 * sum(b.sum() for b in {m}.buffers())
+v = v + 0.1 * noise()
+v = v + 0.1 * noise({m}.generator)
+{m}.mean = 0.9 * {m}.mean + 0.1 * v
+{m}.mean = {e}
+{m}.mean = {m}.var = {e}
+{m}.mean, {m}.var = {m}.var, {m}.mean
+{m}.mean, {n}.mean = {n}.mean, {m}.mean
+{m}.get_buffer("mean").copy_({e})
+{m}.count += 1
+{m}.count = {m}.count + v.shape[-1]
+{m}.register_buffer("late", {e}) if not hasattr({m}, "late") else None
+{m}.late = Buffer({e})
+{m}.h = {e}
+{m}.h = {m}.h * 0.5 + {e}
+{m}.h, {m}.g = {m}.g, {m}.h
+{m}.h = {m}.g = {e}
+{m}.h = {n}.g = {e}
+{m}.fresh = {e}
+{m}.fresh = getattr({m}, "fresh", 0.0) + {e}
+del {m}.h
+{m}.h = None
+{m}.h = 3
+{m}.h = [{e}]
+{m}.h = {n}.mean
+{m}.weight = {m}.weight - 0.1 * v.sum()
+{m}.weight = {m}.bias * 1.5
+{m}.get_parameter("weight").data = {m}.weight * 0.5 + {n}.bias
+{m}.weight = Parameter(0.5 * {m}.weight)
+{m}.extra = Parameter(jnp.ones(2))
+{m}.extra = Parameter({e}) if not hasattr({m}, "extra") else {m}.extra
+{m}.bias = {m}.weight
+{m}.bias = {n}.weight
+{m}.bias = {n}.bias
+{m}.alias = {n}.weight
+{m}.get_parameter("bias").requires_grad_(False)
+{m}.requires_grad_(True)
+{m}.apply(halve)
+{m}.load_state_dict({m}.state_dict())
+{m}.lazy = Affine()
+{m}.lazy = Affine() if not hasattr({m}, "lazy") else {m}.lazy
+{m}.lazy = copy.deepcopy(other)
+del {m}.lazy
+v = v * {m}.lazy.weight
+v = {m}.lazy(v)
+v = Affine()(v)
+v = Affine(noise())(v)
+v = copy.deepcopy({m})(v)
+{m}.register_module("lazy", Affine(0.9)) if not hasattr({m}, "lazy") else None
+{m}.trace = []
+{m}.trace.append({e})
+{m}.trace.append(v.shape)
+{m}.trace.append("seen")
+{m}.trace.extend([{e}, v])
+{m}.trace += [{e}]
+{m}.history.append({e})
+{m}.history = {m}.history + [{e}]
+{m}.history = {m}.history[-2:]
+{m}.history = {n}.history
+{m}.history.clear()
+{m}.history.insert(0, {e})
+{m}.history.reverse()
+{m}.history[-1] = {e}
+{m}.history[:] = [{e}]
+{m}.history.append({m})
+del {m}.history[0]
+v = v + 0.1 * len({m}.history)
+v = v + 0.1 * sum(jnp.sum(item) for item in {m}.history)
+v = v + {m}.history[-1]
+v = v + {m}.history.pop()
+v = v + {m}.history.pop(0) if {m}.history else v
+kept = {m}.history; kept.append({e})
+{m}.seen["a"] = {e}
+{m}.seen["a"] = {m}.seen["a"] + {e}
+{m}.seen["b"] = {m}.seen.get("b", 0.0) + {e}
+{m}.seen["calls"] = {m}.seen.get("calls", 0) + 1
+{m}.seen.setdefault("c", []).append({e})
+{m}.seen["inner"]["d"] = {e}
+{m}.seen = {{"a": {e}, "inner": {{}}}}
+{m}.seen.update({{"e": {e}}}, f={e})
+{m}.seen.pop("a", None)
+v = v + {m}.seen["a"]
+v = v + 0.1 * sum(jnp.sum(item) for item in {m}.seen.values() if isinstance(item, jax.Array))
+{m}.state = ({e}, v)
+{m}.state = ({m}.state[1], {e})
+{m}.state = ({m}.state[0], [{e}])
+v = v + {m}.state[0]
+{m}.pair = {m}.pair._replace(first={e})
+v = v + {m}.pair.first
+{m}.nested[0].append({e})
+{m}.nested[1].append({e})
+{m}.nested.append([{e}])
+{m}.nested[0] = {m}.nested[1]
+v = v + {m}.nested[1][0]
+{m}.mixed.append(({e}, [{e}]))
+v = v + {m}.mixed[0][0]
+{m}.mixed[-1][1].append({e})
+{m}.recent.append({e})
+v = v + {m}.recent[-1]
+{m}.tags.add("used")
+{m}.tags.add(len({m}.tags))
+v = v + len({m}.tags)
+{m}.last_shape = v.shape
+{m}.calls += 1
+v = v * (1 + {m}.calls % 2)
+{m}.mode = "used"
+{m}.mode = "bad"
+del {m}.mode
+{m}.mode = None
+v = v + {m}.config.scale
+v = {m}.kids[0](v)
+{m}.kids.append(Affine())
+{m}.kids = [{m}.kids[-1], {m}.kids[0]]
+{m}.train()
+{m}.eval()
+{m}.train(not {m}.training)
+manual_seed(7)
+{m}.generator.manual_seed(5)
+{net}.inner, {net}.twin = {net}.twin, {net}.inner
+{net}.twin = {net}.inner
+{net}.inner = Child()
+{net}.inner.weight = {net}.weight
+if {m}.mode == "bad": raise Boom
+""".strip().splitlines()
+
+CALLS = """
+v = {f}(v)
+v = {f}({f}(v))
+for module in ({f}, {f}): v = module(v)
+""".strip().splitlines()
+
+# Only where the whole function is under way: `{f}` is a module that may be called here.
+NESTED = """
+v = step({f}, v)
+v = v + grad(loss_of)({f}, v)["weight"]
+v = v + grad(loss_of, argnums=1)({f}, v)
+v = v + jit(grad(loss_of, argnums=1))({f}, v)
+v = v + grad(jit(loss_of), argnums=1)({f}, v)
+loss, (g, u) = value_and_grad(loss_of, argnums=(0, 1))({f}, v); v = v + loss * u + g["weight"]
+grads = grad(loss_of)({f}, v); [p.copy_(p - 0.1 * grads[name]) for name, p in {f}.named_parameters() if name in grads]
+v = v + grad(lambda p: jnp.sum(p.data * v))({f}.get_parameter("weight"))
+v = v + jax.tree.leaves(jax.tree.map(lambda a: 0.5 * a, grad(loss_of)({f}, v)))[0]
+""".strip().splitlines()
+
+BLOCKS = """
+if {m}.training:
+for _ in range(2):
+if hasattr({m}, "late"):
+if {m}.mode == "fresh":
+""".strip().splitlines()
+
+FUNCTIONS = """
+v = v + grad(local)(v)
+v = v + jit(grad(local))(v)
+v = v + jit(local)(v)
+v = v + grad(jit(local))(v)
+v = v + local(v)
+""".strip().splitlines()
+
+WIRING = """
+net.twin = net.inner
+net.inner.bias = net.bias
+net.inner.weight = other.weight
+net.inner.history = net.history
+other.history = net.history
+other.seen["inner"] = net.seen
+net.shared = other
+net.friends = (other, "name")
+net.register_forward_hook(keep_output)
+net.inner.register_forward_hook(keep_output)
+net.inner.register_forward_hook(scale_output)
+net.inner.register_forward_pre_hook(count_calls)
+net.inner.eval()
+net.get_parameter("bias").requires_grad_(False)
+net.inner.mode = "bad"
+net.inner.generator = net.generator
+net.history = []
+del net.h
+""".strip().splitlines()
+
+# What only makes sense between two calls.
+ACTIONS = """
+net.eval()
+net.train()
+net.eval()
+{m}.config.scale = {m}.config.scale + 0.5
+{m}.history.append(jnp.ones(3))
+{m}.trace.clear()
+{m}.register_forward_hook(keep_output)
+{m}.note = "written by the user"
+{m}.weight = jnp.array([0.25, 0.5])
+manual_seed(11)
+""".strip().splitlines()
+
+RESULTS = """
+v
+x
+None
+"done"
+{m}
+{m}.weight
+{m}.mean
+({m}.mean, [v, {m}.bias], dict(a=x, n=3))
+{m}.trace
+{m}.history
+{m}.seen
+{m}.state
+len({m}.history)
+getattr({m}, "h", None)
+(v, v, {n}.mean, {m}.mean)
+""".strip().splitlines()
+
+# How the program comes to its module. `{name}` is what jit and grad see as the function.
+ACCESS = {
+    "argument": """
+def program(net, x):
+{body}
+differentiated = value_and_grad(program, has_aux=True)
+def build(world):
+    return program, differentiated
+def arguments(world, x):
+    return world.net, x
+""",
+    "global": """
+def program(x):
+{body}
+def differentiated(x):
+    return value_and_grad(lambda _: program(x), has_aux=True)(net)
+def build(world):
+    return program, differentiated
+def arguments(world, x):
+    global net
+    net = world.net
+    return (x,)
+""",
+    "attribute": """
+box = World(None, None)
+box.models = dict()
+def program(x):
+    net = box.models["net"]
+{body}
+def differentiated(x):
+    return value_and_grad(lambda net: program(x), has_aux=True)(box.models["net"])
+def build(world):
+    return program, differentiated
+def arguments(world, x):
+    box.models["net"] = world.net
+    return (x,)
+""",
+    "closure": """
+def build(world):
+    net = world.net
+    def program(x):
+{inner_body}
+    return program, lambda x: value_and_grad(lambda _: program(x), has_aux=True)(net)
+def arguments(world, x):
+    return (x,)
+""",
+    "default": """
+def build(world):
+    def program(x, net=world.net):
+{inner_body}
+    return program, lambda x: value_and_grad(lambda net: program(x), has_aux=True)(world.net)
+def arguments(world, x):
+    return (x,)
+""",
+    "partial": """
+def program(net, x):
+{body}
+def build(world):
+    differentiated = value_and_grad(program, has_aux=True)
+    return functools.partial(program, world.net), functools.partial(differentiated, world.net)
+def arguments(world, x):
+    return (x,)
+""",
+    "method": """
+class Trainer:
+    def __init__(self, net):
+        self.net = net
+    def program(self, x):
+        net = self.net
+{inner_body}
+    def differentiated(self, x):
+        return value_and_grad(lambda net: self.program(x), has_aux=True)(self.net)
+def build(world):
+    trainer = Trainer(world.net)
+    return trainer.program, trainer.differentiated
+def arguments(world, x):
+    return (x,)
+""",
+}
+# Those whose function is the same for every world, so that a second world finds everything compiled.
+SHARED = ("argument", "global", "attribute")
+
+INPUTS = ("jnp.array([0.3, -0.4])", "jnp.array([0.3, -0.4])", "jnp.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])")
+
+FIRST = "v = jnp.tanh(v * {m}.weight + {m}.bias)"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One random program: blocks of statements, one string per line."""
+
+    child: tuple[str, ...]
+    net: tuple[str, ...]
+    step: tuple[str, ...]
+    loss: tuple[str, ...]
+    body: tuple[str, ...]
+    result: str
+    wiring: tuple[str, ...]
+    between: tuple[tuple[str, ...], ...]
+    inputs: tuple[str, ...]
+    access: str
+    holds: bool
+
+    @property
+    def shared(self) -> bool:
+        """Whether one compiled function serves every world."""
+        return self.access in SHARED
+
+    @property
+    def is_module_call(self) -> bool:
+        """Whether the program is one call of its module, which eager execution undoes too if it raises."""
+        return self.body == ("v = net(v)",)
+
+    def source(self) -> str:
+        """The program as Python, without the prelude."""
+        blocks = [self.child, self.net, self.step, self.loss, self.body, (self.result,), self.wiring, *self.between]
+        text = "\n".join(line for block in blocks for line in block)
+        named = set(re.findall(r"\.(\w+)", text))
+        features = [line for name, line in FEATURES.items() if name in named and name not in CHILDREN]
+        # A parameter that no statement ties or freezes: there is always one to differentiate with respect to.
+        children = ["self.anchor = Parameter(jnp.array(1.1))"]
+        children += [line for name, line in FEATURES.items() if name in named and name in CHILDREN]
+        body = ["v = x", *self.body, f"return jnp.sum(v * v), {self.result}"]
+        parts = [
+            f"class Child(Module):\n{_indented([*_init('0.8', features), *_forward(self.child)])}",
+            f"class Net(Module):\n{_indented([*_init('0.6', features + children), *_forward(self.net)])}",
+            f"def step(m, v):\n{_indented(['x = v', *self.step, 'return v'])}\nstep = jit(step)",
+            f"def loss_of(m, v):\n{_indented(['x = v', *self.loss, 'return jnp.sum(v * v)'])}",
+            f"def make():\n{_indented(['net, other = Net(), Child()', *self.wiring, 'return World(net, other)'])}",
+            ACCESS[self.access].strip().format(body=_indented(body), inner_body=_indented(body, 2)),
+            f"inputs = [{', '.join(self.inputs)}]",
+            f"def between(i, world, x):\n{_indented(self._between())}",
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _between(self) -> list[str]:
+        lines = ["net, v = world.net, x"]
+        for i, block in enumerate(self.between):
+            lines += [f"if i == {i}:", *(f"    {line}" for line in block or ("pass",))]
+        return lines
+
+    def __repr__(self) -> str:
+        return f"\n# access={self.access} holds={self.holds}\n{self.source()}"
+
+
+def _init(scale: str, features: list[str]) -> list[str]:
+    lines = [
+        "super().__init__()",
+        f"self.weight = Parameter({scale} * jnp.array([1.0, 0.9]))",
+        f"self.bias = Parameter({scale} * jnp.array([0.2, -0.3]))",
+        'self.register_buffer("mean", jnp.array([0.1, -0.2]))',
+        *features,
+    ]
+    return ["def __init__(self):", *(f"    {line}" for line in lines)]
+
+
+def _forward(block: tuple[str, ...]) -> list[str]:
+    return ["def forward(self, x):", "    v = x", *(f"    {line}" for line in block), "    return v"]
+
+
+def _indented(lines: Any, times: int = 1) -> str:
+    return textwrap.indent("\n".join(lines), "    " * times)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What statements may name at one place of a program."""
+
+    modules: tuple[str, ...]
+    net: str | None = None  # the one with children
+    callables: tuple[str, ...] = ()
+    nested: bool = False  # whether transforms may stand here
+
+
+CHILD = _Scope(("self", "self", "other"))
+NET = _Scope(("self", "self", "self.inner", "self.twin", "other"), "self", ("self.inner", "self.inner", "self.twin", "other"))
+STEP = _Scope(("m", "m", "other"), None, ("m", "other"))
+BODY = _Scope(("net", "net", "net.inner", "other"), "net", ("net", "net", "net.inner", "other"), nested=True)
+BETWEEN = _Scope(("net", "net.inner", "other"), "net")
+
+
+def _filled(draw: st.DrawFn, template: str, scope: _Scope) -> str:
+    """The template with modules and a value in the places of its letters."""
+    names = {"m": draw(st.sampled_from(scope.modules)), "n": draw(st.sampled_from(scope.modules))}
+    if "{e}" in template:
+        template = template.replace("{e}", draw(st.sampled_from(VALUES)))
+    if "{f}" in template:
+        names["f"] = draw(st.sampled_from(scope.callables))
+    return template.format(net=scope.net, **names)
+
+
+def _statement(draw: st.DrawFn, scope: _Scope, depth: int) -> list[str]:
+    """The lines of one statement."""
+    kinds = ["plain"] * 8 + ["call"] * (4 if scope.callables else 0)
+    kinds += ["nested", "nested"] if scope.nested else []
+    kinds += ["function"] if scope.nested and depth < 2 else []
+    kinds += ["try", "hook"] if scope.callables else []
+    kinds += ["block"] if depth < 1 else []
+    kind = draw(st.sampled_from(kinds))
+    if kind == "plain":
+        return [_filled(draw, draw(_PLAIN if scope.net else _PLAIN_OF_ANY), scope)]
+    if kind == "call":
+        return [_filled(draw, draw(st.sampled_from(CALLS)), scope)]
+    if kind == "nested":
+        return [_filled(draw, draw(st.sampled_from(NESTED)), scope)]
+    if kind == "try":
+        return ["try:", f"    {_filled(draw, CALLS[0], scope)}", "except Boom:", "    v = v * 0.5"]
+    if kind == "hook":
+        call = _filled(draw, "with {f}.register_forward_hook(keep_output): v = {f}(v)", scope)
+        return [call]
+    inside = [f"    {line}" for line in _block(draw, scope, 1, 2, depth + 1)]
+    if kind == "function":
+        return ["def local(v):", *inside, "    return jnp.sum(v * v)", draw(st.sampled_from(FUNCTIONS))]
+    return [_filled(draw, draw(st.sampled_from(BLOCKS)), scope), *inside]
+
+
+_PLAIN = st.sampled_from(STATEMENTS)
+_PLAIN_OF_ANY = st.sampled_from([statement for statement in STATEMENTS if "{net}" not in statement])
+
+
+def _block(draw: st.DrawFn, scope: _Scope, least: int, most: int, depth: int = 0) -> list[str]:
+    return [line for _ in range(draw(st.integers(least, most))) for line in _statement(draw, scope, depth)]
+
+
+def _actions(draw: st.DrawFn) -> tuple[str, ...]:
+    templates = draw(st.lists(st.sampled_from(ACTIONS) | _PLAIN, max_size=1))
+    return tuple(_filled(draw, template, BETWEEN) for template in templates)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    """Random programs of three calls."""
+    alone = draw(st.sampled_from((False, False, False, True)))
+    body = ["v = net(v)"] if alone else _block(draw, BODY, 1, 4)
+    text = "\n".join(body)
+    return Program(
+        body=tuple(body),
+        net=tuple(_block(draw, NET, 0, 3)) if re.search(r"net\(|\(net", text) else (),
+        child=tuple(_block(draw, CHILD, 0, 2)),
+        step=tuple(_block(draw, STEP, 0, 2)) if "step(" in text else (),
+        loss=tuple(_block(draw, STEP, 0, 2)) if "loss_of" in text else (),
+        result="v" if alone else _filled(draw, draw(st.sampled_from(RESULTS)), BODY),
+        wiring=tuple(draw(st.lists(st.sampled_from(WIRING), max_size=1))),
+        between=(_actions(draw), _actions(draw)),
+        inputs=tuple(draw(st.sampled_from(INPUTS)) for _ in range(3)),
+        access=draw(st.sampled_from(list(ACCESS))),
+        holds=draw(st.booleans()),
+    )

@@ -1,0 +1,187 @@
+"""The promise, on random programs: a function under a transform leaves every module as eager execution leaves it.
+
+`FLAMBEAU_PROGRAMS` is how many programs there are: 200 unless it is set, in CI 2,000. They come in shards, so that
+`pytest -n 2` shares them out; in CI each shard starts from a seed of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+
+from flambeau._errors import HiddenModulesWarning, RecompilationWarning
+from flambeau.core.module import Module
+from flambeau.core.random import default_generator, manual_seed
+from flambeau.transforms.grad import grad, value_and_grad
+from flambeau.transforms.jit import Jitted, jit
+from tests.transforms.programs import PRELUDE, Program, programs
+from tests.transforms.states import Observer, assert_same
+
+PROGRAMS = int(os.environ.get("FLAMBEAU_PROGRAMS", "200"))
+SHARD = 50
+STEP = 1e-5  # of the finite differences
+
+prelude: dict[str, Any] = {}
+exec(PRELUDE, prelude)
+
+
+class Call(NamedTuple):
+    """What one call gave, and everything as it was afterwards."""
+
+    result: Any  # (value, aux), or the name of the exception
+    state: Any
+    gradients: Any = None
+
+    @property
+    def raised(self) -> bool:
+        return isinstance(self.result, str)
+
+
+class Runner:
+    """Runs a program in one way, world after world: compiled or not, with its gradient or without."""
+
+    def __init__(self, program: Program, *, compiled: bool = False, differentiated: bool = False) -> None:
+        self.program = program
+        self.compiled = compiled
+        self.differentiated = differentiated
+        self.jitted: list[Jitted[..., Any]] = []
+        transforms = {"jit": self._jit if compiled else lambda fun: fun, "grad": grad, "value_and_grad": value_and_grad}
+        self.namespace: dict[str, Any] = {**prelude, **transforms}
+        exec(program.source(), self.namespace)
+        self.shared: Callable[..., Any] | None = None
+
+    def _jit(self, fun: Callable[..., Any]) -> Jitted[..., Any]:
+        self.jitted.append(jit(fun))
+        return self.jitted[-1]
+
+    def compilations(self) -> int:
+        """How many functions have been compiled so far."""
+        return sum(len(variants) for jitted in self.jitted for variants in jitted._programs.values())
+
+    def _function(self, world: Any) -> Callable[..., Any]:
+        if self.shared is not None:
+            return self.shared
+        function = self.namespace["build"](world)[self.differentiated]
+        if self.compiled:
+            function = self._jit(function)
+        if self.program.shared:
+            self.shared = function
+        return function
+
+    def run(self, prepare: Callable[[Module], Any] = lambda net: None) -> list[Call]:
+        """The calls on a new world, with what the user does between them; `prepare` is done to its module before.
+
+        A plain function that raises half-way leaves what it wrote until then. A transform leaves everything as it was, so
+        the plain program is run again without the calls that raise.
+        """
+        leaves_half = not (self.compiled or self.differentiated or self.program.is_module_call)
+        raised: dict[int, str] = {}
+        while True:
+            calls = self._calls(prepare, raised)
+            new = {i: call.result for i, call in enumerate(calls) if call.raised and i not in raised}
+            if not (leaves_half and new):
+                return calls
+            first = min(new)
+            raised[first] = new[first]
+
+    def _calls(self, prepare: Callable[[Module], Any], raised: dict[int, str]) -> list[Call]:
+        manual_seed(0)
+        world = self.namespace["make"]()
+        prepare(world.net)
+        function = self._function(world)
+        observer = Observer(holds=self.program.holds)
+        calls = []
+        for i, source in enumerate(self.program.inputs):
+            self.namespace["other"] = world.other
+            x = eval(source, self.namespace)
+            observer.hold(x)
+            if i in raised:
+                call = Call(raised[i], None)
+            else:
+                call = self._call(function, self.namespace["arguments"](world, x), observer)
+            calls.append(call._replace(state=observer.state(world.net, world.other, default_generator)))
+            with contextlib.suppress(Exception):  # the user's own mistakes
+                self.namespace["between"](i, world, x)
+        observer.check_held()
+        return calls
+
+    def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...], observer: Observer) -> Call:
+        try:
+            result = function(*arguments)
+        except Exception as error:
+            return Call(type(error).__name__, None)
+        if not self.differentiated:
+            return Call(observer.result(result), None)
+        return Call(observer.result(result[0]), None, observer.result(result[1]))
+
+
+def check(program: Program) -> None:
+    """Eager, compiled, differentiated, and compiled with its gradient: all the same, on one world and on a second one."""
+    reference = Runner(program).run()
+    differentiated = Runner(program, differentiated=True).run()
+    compare("fb.value_and_grad", reference, differentiated)
+    check_gradients(program, differentiated[0])
+    for expected, with_gradient in ((reference, False), (differentiated, True)):
+        runner = Runner(program, compiled=True, differentiated=with_gradient)
+        name = "fb.jit of fb.value_and_grad" if with_gradient else "fb.jit"
+        compare(name, expected, runner.run())
+        if program.shared:
+            before = runner.compilations()
+            compare(f"{name}, a second object", expected, runner.run())
+            assert runner.compilations() == before, f"{name}: a second object of the same structure compiled again"
+    if program.is_module_call:
+        compare("Module.compile", reference, Runner(program).run(lambda net: net.compile()))
+
+
+def compare(name: str, expected: list[Call], got: list[Call]) -> None:
+    for i, (a, b) in enumerate(zip(expected, got)):
+        assert_same(a.result, b.result, f"{name}, call {i}, result")
+        assert_same(a.state, b.state, f"{name}, call {i}, state")
+        if a.gradients is not None:
+            assert_same(a.gradients, b.gradients, f"{name}, call {i}, gradients")
+
+
+def check_gradients(program: Program, call: Call) -> None:
+    """The first call's gradient along one direction is the finite difference of eager execution."""
+    if call.raised:
+        return
+
+    def move(size: float) -> Callable[[Module], None]:
+        def prepare(net: Module) -> None:
+            for name, parameter in net.named_parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data + size * _direction(name, parameter.shape)
+
+        return prepare
+
+    losses = [Runner(program).run(move(size))[0].result for size in (-STEP, STEP)]
+    assert not any(isinstance(loss, str) for loss in losses)
+    (_, (low, _)), (_, (high, _)) = losses
+    slope = sum(np.sum(_direction(name, gradient.shape) * gradient) for name, gradient in call.gradients.items())
+    np.testing.assert_allclose(slope, (high - low) / (2 * STEP), rtol=1e-5, atol=1e-6 * (1 + abs(high)))
+
+
+def _direction(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.cos(len(name) + ord(name[0]) + np.arange(np.prod(shape))).reshape(shape)
+
+
+@pytest.mark.parametrize("shard", range(-(-PROGRAMS // SHARD)))
+def test_programs(shard: int) -> None:
+    @settings(max_examples=min(SHARD, PROGRAMS - shard * SHARD), suppress_health_check=list(HealthCheck))
+    @given(programs())
+    def run(program: Program) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HiddenModulesWarning)
+            warnings.simplefilter("ignore", RecompilationWarning)
+            check(program)
+
+    if settings().derandomize:
+        run = seed(shard)(run)
+    run()
