@@ -41,17 +41,12 @@ console = Console(highlight=False)
 
 
 class MyEncoder(nn.Module):
-    """The article's encoder, with a ModuleList, so that it can keep what each of its blocks makes of the image."""
+    """The article's encoder with a ModuleList, so that it can keep what each of its blocks makes of an image."""
 
-    def __init__(self, enc_sizes: list[int], activation: str) -> None:
+    def __init__(self, enc_sizes: list[int], *args: Any, **kwargs: Any) -> None:
         super().__init__()
-        strides = [1] + [2] * (len(enc_sizes) - 2)  # each block but the first halves height and width
-        self.conv_blocks = nn.ModuleList(
-            [
-                conv_block(i, o, activation, kernel_size=3, padding=1, stride=stride)
-                for i, o, stride in zip(enc_sizes, enc_sizes[1:], strides)
-            ]
-        )
+        pairs = zip(enc_sizes, enc_sizes[1:])
+        self.conv_blocks = nn.ModuleList([conv_block(i, o, *args, kernel_size=3, padding=1, **kwargs) for i, o in pairs])
         self.trace: list[jax.Array] = []
 
     def forward(self, x: jax.Array) -> jax.Array:
@@ -63,14 +58,14 @@ class MyEncoder(nn.Module):
 
 
 class MyCNNClassifier(nn.Module):
-    """The article's final classifier for images of 28x28."""
+    """The article's final classifier of images of 28x28. Each block of its encoder halves height and width."""
 
     def __init__(
         self, in_c: int, enc_sizes: list[int], dec_sizes: list[int], n_classes: int, activation: str = "relu"
     ) -> None:
         super().__init__()
-        side = math.ceil(28 / 2 ** (len(enc_sizes) - 1))
-        self.encoder = MyEncoder([in_c, *enc_sizes], activation)
+        side = math.ceil(28 / 2 ** len(enc_sizes))
+        self.encoder = MyEncoder([in_c, *enc_sizes], activation=activation, stride=2)
         self.decoder = MyDecoder([enc_sizes[-1] * side * side, *dec_sizes], n_classes)
 
     def forward(self, x: jax.Array) -> jax.Array:
@@ -208,6 +203,8 @@ def train(net: nn.Module, digits: Digits, held_out: Digits, options: argparse.Na
                 optimizer.param_groups[0]["lr"] = learning_rate(options.lr, training.done / training.steps)
                 seen.append([float(part) for part in train_step(net, optimizer, batch.images, batch.labels)])
                 training.done += 1
+                if not math.isfinite(seen[-1][0]):
+                    raise Refused(f"the loss is {seen[-1][0]} after step {training.done}: choose a lower --lr than {options.lr}")
                 training.seconds = time.perf_counter() - started
                 training.first_step = training.first_step or training.seconds
                 loss, right = np.mean(seen, axis=0)

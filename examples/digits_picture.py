@@ -18,19 +18,14 @@ PAPER, INK, FAINT, RIGHT, WRONG, SHOWN = "#101014", "#f4efe6", "#a7a29a", "#8fd6
 MARGIN, CELL, GAP, LINE = 0.45, 1.0, 0.08, 0.36
 
 
-def choose(labels: np.ndarray, logits: np.ndarray, wrong: int = 3) -> np.ndarray:
-    """Rows of twelve digits in the order of their labels: up to `wrong` mistakes, and right answers of all classes."""
+def choose(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Rows of twelve digits: right answers, one of each class in order and then once more around; at the end, two mistakes."""
     mistaken = logits.argmax(axis=1) != labels
-    rows = list(np.flatnonzero(mistaken)[:wrong])
-    for row in np.argsort(turn_of(labels) + len(labels) * mistaken, kind="stable"):
-        if len(rows) < COLUMNS and row not in rows:
-            rows.append(row)
-    return np.array(sorted(rows, key=lambda row: labels[row]))
-
-
-def turn_of(labels: np.ndarray) -> np.ndarray:
-    """How many digits of the same class come before each one, so that sorting by it takes the classes in turn."""
-    return np.array([np.count_nonzero(labels[:row] == label) for row, label in enumerate(labels)])
+    wrong, right = np.flatnonzero(mistaken), np.flatnonzero(~mistaken)
+    wrong = wrong[:: max(1, len(wrong) - 1)][:2]  # the first and the last
+    turn = [np.count_nonzero(labels[right[:place]] == labels[row]) for place, row in enumerate(right)]
+    right = right[np.lexsort((labels[right], turn))][: COLUMNS - len(wrong)]
+    return np.concatenate([right[np.argsort(labels[right], kind="stable")], wrong])
 
 
 class Sheet:
@@ -66,16 +61,17 @@ def draw(path: Path, digits: Digits, logits: np.ndarray, layers: list[np.ndarray
         right: the share of all held-out digits that the network got right.
     """
     predicted = logits.argmax(axis=1)
-    shown = int(np.argmax(predicted == digits.labels))  # the first that it got right
+    ink = digits.images.sum(axis=(1, 2, 3))
+    shown = int(np.argmax(ink * (predicted == digits.labels)))  # of those that it got right, the one with most to see
     rows = sum(map_rows(maps) for maps in layers)
-    sheet = Sheet(2 * MARGIN + 6.2 * LINE + CELL + len(layers) * 1.6 * LINE + rows * (CELL + GAP))
+    sheet = Sheet(2 * MARGIN + 5.9 * LINE + CELL + len(layers) * 1.6 * LINE + rows * (CELL + GAP))
     sheet.text("Twelve digits that the network had never seen", 21)
     sheet.top += 1.35 * LINE
     sheet.text(f"It got {right:.1%} of the held-out ones right. Red: mistaken. Orange: looked at below.", 11.5, FAINT)
     sheet.top += 1.15 * LINE
     draw_digits(sheet, digits, logits, shown)
     sheet.top += 1.5 * LINE
-    sheet.text(f"What its encoder kept in `trace` of this {digits.labels[shown]}", 21)
+    sheet.text(f"The trace that its encoder kept of this {digits.labels[shown]}", 21)
     sheet.top += 0.8 * LINE
     for number, maps in enumerate(layers, 1):
         draw_maps(sheet, number, maps[shown])

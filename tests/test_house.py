@@ -52,7 +52,12 @@ MODULES = {module_name(path): path for path in SOURCES}
 
 
 def is_exported_by_its_package(module: str) -> bool:
-    """Whether what `module` lists belongs into its package too: not so for packages, namespaces and private files."""
+    """Whether what `module` lists belongs into its package too: not so for packages, namespaces and private files.
+
+    The core lists for the rest of the house; what of it users need stands in `flambeau` itself.
+    """
+    if module.startswith("flambeau.core."):
+        return False
     name = module.rpartition(".")[2]
     private = name.startswith("_") and module != "flambeau._errors"
     return MODULES[module].name != "__init__.py" and module not in NAMESPACES and not private

@@ -6,12 +6,17 @@ Names, arguments and order are PyTorch's. A hook that writes to a module is carr
 from __future__ import annotations
 
 import itertools
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
+from flambeau._errors import FlambeauWarning
+from flambeau.core.containers import rebuild_tuple
 from flambeau.core.tree import Node, Registry
 
 if TYPE_CHECKING:
@@ -144,8 +149,9 @@ class HookMethods(Node):
     def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Calls `hook(module, grad_input, grad_output)` when the gradient with respect to the module's inputs is there.
 
-        Both are tuples over the positional arguments and the outputs; entries that are no arrays, or through which nothing is
-        differentiated, are None in `grad_input`. What the hook returns, if anything, replaces `grad_input`.
+        Both are tuples over the positional arguments and the outputs, with None for what is no array or what no gradient
+        reached. If nothing is differentiated with respect to the inputs, all of `grad_input` is None. What the hook returns,
+        if anything, replaces `grad_input`.
         """
         return add(self, "_backward_hooks", Hook(hook), prepend=prepend)
 
@@ -213,25 +219,42 @@ def registered(kind: str, module: Module, name: str, value: Any) -> Any:
 
 def call_with_hooks(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs a module's forward between its hooks and the global ones."""
-    pending = [hook for node in (global_hooks, module) for hook in hooks_of(node, "_forward_hooks")]
+    output: Any = None
+    called: list[Hook] = []
     try:
-        for node in (global_hooks, module):
-            for hook in hooks_of(node, "_forward_pre_hooks"):
-                args, kwargs = _call_pre_hook(hook, module, args, kwargs)
+        for hook in _both(module, "_forward_pre_hooks"):
+            args, kwargs = _call_pre_hook(hook, module, args, kwargs)
         backward = _Backward.of(module)
         if backward is not None:
             args = backward.watch_inputs(args)
         output = module.forward(*args, **kwargs)
-        if backward is not None:
-            output = backward.watch_outputs(output)
-        while pending:
-            output = _call_forward_hook(pending.pop(0), module, args, kwargs, output)
-        return output
+        for hook in _both(module, "_forward_hooks"):
+            called.append(hook)
+            output = _call_forward_hook(hook, module, args, kwargs, output)
+        return output if backward is None else backward.watch_outputs(output)
     except Exception:
-        for hook in pending:
-            if hook.always_call:
-                _call_forward_hook(hook, module, args, kwargs, None)
+        for hook in _both(module, "_forward_hooks"):
+            if hook.always_call and not any(hook is done for done in called):
+                output = _call_in_spite_of_an_error(hook, module, args, kwargs, output)
         raise
+
+
+def _both(module: Module, kind: str) -> list[Hook]:
+    """The global hooks of one kind, and the module's own."""
+    return [*hooks_of(global_hooks, kind), *hooks_of(module, kind)]
+
+
+def _call_in_spite_of_an_error(hook: Hook, module: Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    try:
+        return _call_forward_hook(hook, module, args, kwargs, output)
+    except Exception as error:
+        warnings.warn(
+            "module forward hook with ``always_call=True`` raised an exception that was silenced as another error was "
+            f"raised in forward: {error}",
+            FlambeauWarning,
+            stacklevel=2,
+        )
+        return output
 
 
 def _call_pre_hook(
@@ -263,70 +286,114 @@ class _Backward:
         self.module = module
         self.pre_hooks = pre_hooks
         self.hooks = hooks
-        self.inputs_differentiated = False
-        self.positions: list[int] = []
-        self.count = 0
-        self.grad_output: tuple[Any, ...] = ()
+        self.count = 0  # of the positional arguments
+        self.shapes: dict[int, jax.ShapeDtypeStruct] = {}  # of those that are arrays
+        self.differentiated: list[int] = []  # those with respect to which is differentiated
+        self.grad_output: tuple[Any, ...] | None = None
 
     @classmethod
     def of(cls, module: Module) -> _Backward | None:
-        nodes = (global_hooks, module)
-        pre_hooks = [hook for node in nodes for hook in hooks_of(node, "_backward_pre_hooks")]
-        hooks = [hook for node in nodes for hook in hooks_of(node, "_backward_hooks")]
+        pre_hooks, hooks = _both(module, "_backward_pre_hooks"), _both(module, "_backward_hooks")
         return cls(module, pre_hooks, hooks) if pre_hooks or hooks else None
 
     def watch_inputs(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self.count = len(args)
-        self.positions = [i for i, arg in enumerate(args) if _differentiable(arg)]
-        if not self.positions or not self.hooks:
-            return args
+        self.shapes = {
+            i: jax.ShapeDtypeStruct(arg.shape, arg.dtype) for i, arg in enumerate(args) if isinstance(arg, jax.Array)
+        }
+        positions = [i for i, arg in enumerate(args) if _differentiable(arg)]
 
-        def forward(*arrays: jax.Array) -> Any:
-            self.inputs_differentiated = True
-            return arrays, None
+        def note(perturbed: list[bool]) -> None:
+            self.differentiated = [i for i, is_perturbed in zip(positions, perturbed, strict=True) if is_perturbed]
 
-        def backward(_: None, gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            return self.fire(gradients)
+        def backward(gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+            given = {i: _dense(g) for i, g in zip(positions, gradients, strict=True) if i in self.differentiated}
+            if self.grad_output is not None:
+                given = dict(enumerate(self.fire(given)))
+            return tuple(given.get(i) for i in positions)
 
-        identity = jax.custom_vjp(lambda *arrays: arrays)
-        identity.defvjp(forward, backward)
-        watched = identity(*(args[i] for i in self.positions))
-        replaced = list(args)
-        for position, array in zip(self.positions, watched, strict=True):
-            replaced[position] = array
-        return tuple(replaced)
+        return _watch(args, positions, note, backward)
 
     def watch_outputs(self, output: Any) -> Any:
-        leaves, treedef = jax.tree.flatten(output)
-        positions = [i for i, leaf in enumerate(leaves) if _differentiable(leaf)]
+        outputs = output if isinstance(output, tuple) else (output,)
+        if not isinstance(output, (tuple, jax.Array)):
+            warnings.warn(
+                "For backward hooks to be called, module output should be an array or a tuple of arrays but received "
+                f"{type(output).__name__}",
+                FlambeauWarning,
+                stacklevel=2,
+            )
+        positions = [i for i, value in enumerate(outputs) if _differentiable(value)]
 
-        def backward(_: None, gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def backward(gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+            given = {i: g for i, g in zip(positions, gradients, strict=True) if not isinstance(g, SymbolicZero)}
+            grad_output = tuple(given.get(i) for i in range(len(outputs)))
             for hook in self.pre_hooks:
-                replaced = hook.function(self.module, gradients)
-                if replaced is not None:
-                    gradients = replaced if isinstance(replaced, tuple) else (replaced,)
-            self.grad_output = gradients
-            if self.hooks and not self.inputs_differentiated:
-                self.fire(())
-            return gradients
+                grad_output = _replaced(hook.function(self.module, grad_output), grad_output, "pre hook", "grad_output")
+            self.grad_output = grad_output
+            if not self.differentiated:
+                self.fire({})
+            return tuple(grad_output[i] for i in positions)
 
-        identity = jax.custom_vjp(lambda *arrays: arrays)
-        identity.defvjp(lambda *arrays: (arrays, None), backward)
-        for position, array in zip(positions, identity(*(leaves[i] for i in positions)), strict=True):
-            leaves[position] = array
-        return jax.tree.unflatten(treedef, leaves)
+        watched = _watch(outputs, positions, lambda perturbed: None, backward)
+        return watched if isinstance(output, tuple) else watched[0]
 
-    def fire(self, gradients: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Calls the hooks with the gradients of the inputs that are arrays; gives those that go on from here."""
-        grad_input: list[Any] = [None] * self.count
-        for position, gradient in zip(self.positions, gradients, strict=bool(gradients)):
-            grad_input[position] = gradient
+    def fire(self, gradients: dict[int, Any]) -> tuple[Any, ...]:
+        """Calls the hooks with the gradients of the inputs; gives those that go on from here."""
+        # As in torch, an array that is not differentiated has the gradient 0 if another one is.
+        zeros = {i: jnp.zeros(shape.shape, shape.dtype) for i, shape in self.shapes.items()} if gradients else {}
+        given = {**zeros, **gradients}
+        grad_input = tuple(given.get(i) for i in range(self.count))
         for hook in self.hooks:
-            replaced = hook.function(self.module, tuple(grad_input), self.grad_output)
-            if replaced is not None:
-                grad_input = list(replaced) if isinstance(replaced, tuple) else [replaced]
-        return tuple(grad_input[position] for position in self.positions) if gradients else ()
+            replaced = hook.function(self.module, grad_input, self.grad_output)
+            grad_input = _replaced(replaced, grad_input, "hook", "grad_input")
+        if not gradients and any(gradient is not None for gradient in grad_input):
+            raise RuntimeError(
+                "Backward hook for Modules where no input requires gradient should always return None or None for all gradients."
+            )
+        self.grad_output = None
+        return grad_input
+
+
+def _watch(
+    values: tuple[Any, ...],
+    positions: list[int],
+    note: Callable[[list[bool]], None],
+    backward: Callable[[tuple[Any, ...]], tuple[Any, ...]],
+) -> tuple[Any, ...]:
+    """The values, those at `positions` through an identity; None among the gradients that `backward` gives stands for 0."""
+    if not positions:
+        return values
+
+    def forward(*primals: Any) -> tuple[tuple[jax.Array, ...], None]:
+        note([primal.perturbed for primal in primals])
+        return tuple(primal.value for primal in primals), None
+
+    identity = jax.custom_vjp(lambda *arrays: arrays)
+    identity.defvjp(forward, lambda _, gradients: backward(gradients), symbolic_zeros=True)
+    watched = list(values)
+    for position, array in zip(positions, identity(*(values[i] for i in positions)), strict=True):
+        watched[position] = array
+    return rebuild_tuple(values, watched)
+
+
+def _replaced(replaced: Any, gradients: tuple[Any, ...], hook: str, what: str) -> tuple[Any, ...]:
+    """What a hook makes of the gradients."""
+    if replaced is None:
+        return gradients
+    given = replaced if isinstance(replaced, (tuple, list)) else (replaced,)
+    if len(given) != len(gradients):
+        raise RuntimeError(
+            f"Backward {hook} returned an invalid number of {what}, got {len(given)}, but expected {len(gradients)}"
+        )
+    return tuple(given)
+
+
+def _dense(gradient: Any) -> jax.Array:
+    if not isinstance(gradient, SymbolicZero):
+        return gradient
+    return jnp.zeros(gradient.shape, gradient.dtype)  # pyright: ignore[reportArgumentType]
 
 
 def _differentiable(value: Any) -> bool:
-    return isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.numpy.inexact)
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact)

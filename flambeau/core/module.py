@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from flambeau._errors import ForwardMissingError, RegistrationError
 from flambeau.core import hidden, raw
 from flambeau.core.capture import transaction
-from flambeau.core.cell import Buffer, Cell, Parameter, copy, fitting, keeping_dtype, owner_of, running
+from flambeau.core.cell import Buffer, Cell, Parameter, fitting, keeping_dtype, owner_of, running
 from flambeau.core.dtypes import canonical_dtype
 from flambeau.core.hooks import HookMethods, call_with_hooks, global_hooks, registered
 from flambeau.core.location import locate, settle
@@ -66,6 +66,7 @@ class Module(StateDictMethods):
 
     call_super_init: bool = False
     training: bool
+    _not_persistent: frozenset[str] = frozenset()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if kwargs:
@@ -88,16 +89,19 @@ class Module(StateDictMethods):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         frame = running.frame
-        if frame.calling if frame is not None else running.journal is not None:
-            return self._call_impl(*args, **kwargs)
-        if frame is None:
-            raw.warn_if_baked(type(self).__name__, True)
-        else:
+        if frame is not None:
             frame.require(self)
+            if frame.calling:
+                return self._call_impl(*args, **kwargs)
+        elif running.journal is not None:
+            return self._call_impl(*args, **kwargs)
+        elif raw.reads_would_be_baked() and next(self.parameters(), None) is not None:
+            raw.warn_baked(type(self).__name__)
         try:
-            compiled = self.__dict__.get("_compiled_call")
-            call = self._call_impl if compiled is None or frame is not None else compiled
-            return transaction(self, lambda: call(*args, **kwargs)) if compiled is None else call(*args, **kwargs)
+            compiled = self.__dict__.get("_compiled_call") if frame is None else None
+            if compiled is not None:
+                return compiled(*args, **kwargs)
+            return transaction(self, lambda: self._call_impl(*args, **kwargs))
         except Exception as error:
             settle(error)
             raise
@@ -133,26 +137,28 @@ class Module(StateDictMethods):
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter):
             self._start("a parameter", name)
+            self._check_spelling(name, "parameter")
             self._forget(name, keep="_parameters")
             self.register_parameter(name, value)
-        elif isinstance(value, Module):
-            self._start("a module", name)
-            self._forget(name, keep="_modules")
-            self._put_module(name, registered("_module_registration_hooks", self, name, value))
-        elif isinstance(value, Buffer):
-            self._start("a buffer", name)
-            self._forget(name, keep="_buffers")
-            self._put_buffer(name, value)
         elif name in self.__dict__["_parameters"]:
             self._set_parameter(name, value)
-        elif name in self.__dict__["_buffers"]:
-            self._set_buffer(name, value)
+        elif isinstance(value, Module):
+            self._start("a module", name)
+            self._check_spelling(name, "module")
+            self._put_module(name, value)
         elif name in self.__dict__["_modules"]:
             if value is not None:
                 raise TypeError(
                     f"cannot assign '{type(value).__name__}' as child module '{name}' (a Module or None expected)"
                 )
-            self._modules[name] = None
+            self._put_module(name, None)
+        elif isinstance(value, Buffer):
+            self._start("a buffer", name)
+            self._check_spelling(name, "buffer")
+            self._forget(name, keep="_buffers")
+            self._put_buffer(name, value)
+        elif name in self.__dict__["_buffers"]:
+            self._set_buffer(name, value)
         elif isinstance(value, jax.Array) and isinstance(holder := owner_of(value), Parameter):
             # An array read from a module stands for its Parameter: assigning it to a new name ties, as in torch.
             self.__setattr__(name, holder)
@@ -168,7 +174,7 @@ class Module(StateDictMethods):
             raise TypeError(
                 f"cannot assign '{type(value).__name__}' as parameter '{name}' (nn.Parameter or None expected)"
             )
-        elif not isinstance(value, Cell) and not hasattr(value, "__array__") and not isinstance(value, (int, float)):
+        elif isinstance(value, Buffer) or not (hasattr(value, "__array__") or isinstance(value, (int, float))):
             raise TypeError(
                 f"cannot assign '{type(value).__name__}' as parameter '{name}' (nn.Parameter, an array or None expected)"
             )
@@ -178,11 +184,13 @@ class Module(StateDictMethods):
     def _set_buffer(self, name: str, value: Any) -> None:
         cell = self._buffers[name]
         if value is None:
+            if cell is not None:
+                self._remember_persistence(name, cell.persistent)
             self._buffers[name] = None
         elif not isinstance(value, jax.Array) and not hasattr(value, "__array__"):
             raise TypeError(f"cannot assign '{type(value).__name__}' as buffer '{name}' (an array or None expected)")
         elif cell is None:
-            self._put_buffer(name, Buffer(copy(value) if owner_of(value) is not None else value))
+            self._put_buffer(name, Buffer(value, persistent=name not in self._not_persistent))
         else:
             cell.set(keeping_dtype(cell, value), owner=self, name=name)
 
@@ -227,7 +235,8 @@ class Module(StateDictMethods):
         self._start("a buffer", name)
         self._check_name(name, "buffer", "_buffers")
         if tensor is None:
-            self._buffers[name] = None
+            self._remember_persistence(name, persistent)
+            self._buffers[name] = registered("_buffer_registration_hooks", self, name, None)
         elif isinstance(tensor, Buffer):
             tensor.persistent = persistent
             self._put_buffer(name, tensor)
@@ -235,6 +244,11 @@ class Module(StateDictMethods):
             self._put_buffer(name, Buffer(tensor, persistent=persistent))
         else:
             raise TypeError(f"cannot register '{type(tensor).__name__}' as buffer '{name}' (an array or None expected)")
+
+    def _remember_persistence(self, name: str, persistent: bool) -> None:
+        """Keeps in mind, of a buffer that is None for now, whether it will be part of the `state_dict`."""
+        if persistent == (name in self._not_persistent):
+            self._not_persistent ^= {name}
 
     def _put_buffer(self, name: str, buffer: Buffer) -> None:
         self._buffers[name] = registered("_buffer_registration_hooks", self, name, buffer)
@@ -254,20 +268,26 @@ class Module(StateDictMethods):
             raise TypeError(f"{type(module).__name__} is not a Module subclass")
         self._start("a module", name)
         self._check_name(name, "module", "_modules")
-        if module is not None:
-            module = registered("_module_registration_hooks", self, name, module)
         self._put_module(name, module)
 
     def _put_module(self, name: str, module: Module | None) -> None:
+        module = registered("_module_registration_hooks", self, name, module)
         if module is not None and (module is self or any(inner is self for inner in module.modules())):
             raise RegistrationError(
                 f"cannot register a module into itself: {type(self).__name__}.{name} would contain {type(self).__name__} "
                 f"again. To keep a reference to an outer module, hold it as a weakref.ref or in a tuple."
             )
-        self._check_method(name, "module")
+        self._forget(name, keep="_modules")
         self._modules[name] = module
 
     def _check_name(self, name: str, what: str, registry: str) -> None:
+        self._check_spelling(name, what)
+        if name not in self.__dict__[registry] and hasattr(self, name):
+            raise RegistrationError(
+                f"attribute {name!r} already exists: delete it first, or choose another name for the {what}"
+            )
+
+    def _check_spelling(self, name: str, what: str) -> None:
         if not isinstance(name, str):
             raise TypeError(f"{what} name should be a string, got {type(name).__name__}")
         if "." in name:
@@ -276,13 +296,6 @@ class Module(StateDictMethods):
             )
         if name == "":
             raise RegistrationError(f'{what} name can\'t be empty string "": give it a name')
-        self._check_method(name, what)
-        if name not in self.__dict__[registry] and hasattr(self, name):
-            raise RegistrationError(
-                f"attribute {name!r} already exists: delete it first, or choose another name for the {what}"
-            )
-
-    def _check_method(self, name: str, what: str) -> None:
         if callable(getattr(type(self), name, None)):
             raise RegistrationError(
                 f"a {what} named {name!r} would hide the method {type(self).__name__}.{name}: choose another name"
@@ -305,9 +318,9 @@ class Module(StateDictMethods):
                 below = f"{prefix}.{name}" if prefix else name
                 yield from module.named_modules(memo, below, remove_duplicate)
 
-    def modules(self) -> Iterator[Module]:
-        """This module and all below it, each once."""
-        for _, module in self.named_modules():
+    def modules(self, remove_duplicate: bool = True) -> Iterator[Module]:
+        """This module and all below it, each once unless `remove_duplicate=False`."""
+        for _, module in self.named_modules(remove_duplicate=remove_duplicate):
             yield module
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
@@ -543,6 +556,10 @@ class Module(StateDictMethods):
 
     # -- printing and copying -------------------------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is not compiled, as in torch: the compiled call is bound to this module.
+        return {name: value for name, value in super().__getstate__().items() if name != "_compiled_call"}
+
     def extra_repr(self) -> str:
         """What stands between the parentheses of the module's line in `repr`."""
         return ""
@@ -553,13 +570,16 @@ class Module(StateDictMethods):
     def __repr__(self) -> str:
         extra = self.extra_repr()
         lines = extra.split("\n") if extra else []
-        children = [
-            f"({name}): {repr(module).replace(chr(10), chr(10) + '  ')}"
-            for name, module in self.__dict__["_modules"].items()
-        ]
+        children = [f"({name}): {_indented(repr(module))}" for name, module in self.__dict__["_modules"].items()]
         inside = lines + children
         if not inside:
             return f"{self._get_name()}()"
         if len(lines) == 1 and not children:
             return f"{self._get_name()}({lines[0]})"
         return f"{self._get_name()}(\n  " + "\n  ".join(inside) + "\n)"
+
+
+def _indented(text: str) -> str:
+    """`text` with its lines after the first indented, but for the blank ones."""
+    first, *rest = text.split("\n")
+    return "\n".join([first, *("  " + line if line.strip() else "" for line in rest)])

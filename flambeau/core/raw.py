@@ -5,29 +5,37 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import jax.extend.core
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
 from flambeau._errors import BakedValueWarning
 
-__all__ = ["set_compiler", "warn_if_baked"]
+__all__ = ["reads_would_be_baked", "set_compiler", "warn_baked"]
 
-_under_jit = jax.extend.core.unsafe_am_i_under_a_jit_DO_NOT_USE  # pyright: ignore[reportPrivateImportUsage]
+_eager = get_opaque_trace_state()  # nothing is traced while modules are imported
 _warned = False
 _compiler: Any = None
 
 
-def warn_if_baked(name: str, reads_parameters: bool) -> None:
+def reads_would_be_baked() -> bool:
+    """Whether a raw `jax.jit` is tracing here, and nobody was told yet what that means for parameters."""
+    if _warned or get_opaque_trace_state() == _eager:
+        return False
+    return isinstance(jnp.zeros(()), Tracer)  # under vmap and grad, which bake nothing, it is an array
+
+
+def warn_baked(name: str) -> None:
     """Warns, once in a process, that a raw `jax.jit` makes constants of the parameters that are read in it."""
     global _warned
-    if not _warned and _under_jit() and reads_parameters:
-        _warned = True
-        warnings.warn(
-            f"{name} is called under a raw jax.jit: the present values of its parameters become constants of the compiled "
-            f"function, and later training does not reach it. Use fb.jit, or the pure form "
-            f"fb.functional_call(module, values, args).",
-            BakedValueWarning,
-            stacklevel=4,
-        )
+    _warned = True
+    warnings.warn(
+        f"{name} is called under a raw jax.jit: the present values of its parameters become constants of the compiled "
+        f"function, and later training does not reach it. Use fb.jit, or the pure form "
+        f"fb.functional_call(module, values, args).",
+        BakedValueWarning,
+        stacklevel=3,
+    )
 
 
 def set_compiler(jit: Any) -> None:

@@ -79,7 +79,8 @@ class StateDictMethods(HookMethods):
             if module is not None:
                 module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in hooks_of(self, "_state_dict_hooks"):
-            hook.function(self, destination, prefix, metadata)
+            if hook.function(self, destination, prefix, metadata) is not None:
+                raise RuntimeError("state_dict post-hook must return None: it changes the dict in place")
         return destination
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -184,11 +185,11 @@ class StateDictMethods(HookMethods):
                 missing_keys.append(extra)
         elif extra in state_dict:
             unexpected_keys.append(extra)
-        known = {*cells, *self.__dict__["_modules"]}
+        modules = self.__dict__["_modules"]
         for key in state_dict:
             if key.startswith(prefix) and key != extra:
-                first = key[len(prefix) :].split(".", 1)
-                if first[0] not in known or (len(first) > 1 and first[0] in cells):
+                first, *below = key[len(prefix) :].split(".", 1)
+                if first not in (modules if below else cells):
                     unexpected_keys.append(key)
 
 

@@ -80,7 +80,9 @@ def _pairs(places: Mapping[Parameter, _Place], grads: Any) -> Iterator[tuple[Par
         raise TypeError(f"expected gradients, got {type(grads).__name__}: {HOW_TO_STEP}")
 
 
-def _by_name(places: Mapping[Parameter, _Place], grads: Mapping[str, Any]) -> Iterator[tuple[Parameter | None, str, Any]]:
+def _by_name(
+    places: Mapping[Parameter, _Place], grads: Mapping[str, Any]
+) -> Iterator[tuple[Parameter | None, str, Any]]:
     named = {place.name: parameter for parameter, place in places.items() if place.name is not None}
     if not isinstance(grads, Gradients) and not named:
         raise TypeError(
@@ -98,7 +100,7 @@ def _fitting(parameter: Parameter, name: str, grad: Any) -> jax.Array | None:
         return None
     if not isinstance(grad, (jax.Array, np.ndarray, np.generic, int, float)):
         raise TypeError(f"expected the gradient of {name} to be an array, got {type(grad).__name__}")
-    array = jnp.asarray(grad)
+    array = grad if isinstance(grad, jax.Array) else jnp.asarray(grad)
     if array.shape != parameter.shape:
         raise ShapeError(f"expected the gradient of {name} to have shape {parameter.shape}, got {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -61,7 +61,7 @@ def _first_values(group: ParamGroup) -> tuple[list[dict[str, Any]], dict[str, An
     """What the state of each parameter, and the shared one, begin with."""
     own: list[dict[str, Any]] = [{} for _ in group["params"]]
     shared: dict[str, Any] = {}
-    for places, leaves in group._first_state():
+    for _, places, leaves in group._first_state():
         for (i, name), leaf in zip(places, leaves, strict=True):
             (shared if i is None else own[i])[name] = jnp.asarray(leaf)
     return own, shared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import optax
 
-from flambeau._errors import DtypeError
+from flambeau._errors import DtypeError, StateDictError
 from flambeau.core.capture import transaction
 from flambeau.core.cell import Cell, Parameter, owner_of, running
 from flambeau.core.module import Module
 from flambeau.core.tree import Node
 from flambeau.optim._gradients import HOW_TO_STEP, sort_gradients
+from flambeau.optim._rule import Recipe
 from flambeau.optim._saving import load_group, save_group
 from flambeau.optim.param_group import ParamGroup
-from flambeau.optim.rule import Recipe
 
 __all__ = ["Optimizer"]
 
@@ -234,19 +234,24 @@ class Optimizer(Node):
             raise ValueError(
                 f"loaded state dict has a different number of parameter groups: {len(saved_groups)}, not {len(groups)}"
             )
-        sizes = [(len(group["params"]), len(saved["params"])) for group, saved in zip(groups, saved_groups, strict=True)]
+        sizes = [
+            (len(group["params"]), len(saved["params"])) for group, saved in zip(groups, saved_groups, strict=True)
+        ]
         if any(own != other for own, other in sizes):
             raise ValueError(
                 f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
                 f"{[other for _, other in sizes]}, not {[own for own, _ in sizes]}"
             )
-        state = state_dict["state"]
+        state, errors = state_dict["state"], []
         shared = state.get("shared", [{}] * len(groups))
         for group, saved, common in zip(groups, saved_groups, shared, strict=True):
             for name, value in saved.items():
                 if name != "params":
                     group[name] = value
-            load_group(group, [state.get(key, {}) for key in saved["params"]], common, type(self).__name__)
+            load_group(group, saved["params"], state, common, errors)
+        if errors:
+            lines = "\n\t".join(errors)
+            raise StateDictError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t{lines}")
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -293,5 +298,7 @@ def _read_param(item: Any) -> Parameter:
         what = "an array that belongs to no Parameter, or not any more" if found is None else type(found).__name__
         raise TypeError(f"optimizer can only optimize Parameters, but one of the params is {what}")
     if np.issubdtype(found.dtype, np.complexfloating):
-        raise DtypeError(f"optimizers take real parameters, got one of {found.dtype}: hold its real and imaginary parts")
+        raise DtypeError(
+            f"optimizers take real parameters, got one of {found.dtype}: hold its real and imaginary parts"
+        )
     return found

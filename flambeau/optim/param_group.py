@@ -14,7 +14,7 @@ from flambeau.core.capture import transaction
 from flambeau.core.cell import Cell, Parameter, running
 from flambeau.core.dtypes import canonical_dtype
 from flambeau.core.tree import Node, Registry
-from flambeau.optim.rule import Layout, Recipe, Rule, Slot, compute, compute_compiled
+from flambeau.optim._rule import Layout, Recipe, Rule, Slot, compute, compute_compiled
 
 __all__ = ["ParamGroup"]
 
@@ -39,22 +39,24 @@ class ParamGroup(Node, MutableMapping[str, Any]):
 
     # `_options` holds "params" (a tuple of Parameters), Cells, tuples of Cells and constants; `_state` the state of one
     # parameter, by its number and a name; `_shared` what the parameters of a cohort have in common, by its first number.
-    _late_registry_names = ("_options", "_shared", "_state")
-    _bookkeeping = Node._bookkeeping | {*_late_registry_names, "_layouts"}
+    _registry_names = (*Node._registry_names, "_options", "_shared", "_state")
+    _bookkeeping = Node._bookkeeping | {*_registry_names, "_layouts"}
 
     _options: Registry
     _shared: Registry
     _state: Registry
     _layouts: dict[Any, Layout]
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        group = super().__new__(cls)
+        group.__dict__["_layouts"] = {}  # derived from the rest, so copies begin without
+        return group
+
     def __init__(self, recipe: Recipe, params: Sequence[Parameter], options: Mapping[str, Any]) -> None:
-        for name in self._late_registry_names:
-            self._registry(name)
-        self.__dict__["_layouts"] = {}
         self._recipe = recipe
         self._options["params"] = tuple(params)
         for name, value in options.items():
-            self._options[name] = _as_option(name, value)
+            self._options[name] = _as_option(value)
         self._cohorts = self._partition([()] * len(params))
         self._prepare()
 
@@ -72,13 +74,15 @@ class ParamGroup(Node, MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         self._require()
         if name == "params":
-            raise TypeError("the parameters of a group stay what they are: use optimizer.add_param_group for more of them")
+            raise TypeError(
+                "the parameters of a group stay what they are: use optimizer.add_param_group for more of them"
+            )
         entry = self._options.get(name)
         if isinstance(entry, Cell) and _is_number(value):
-            entry.set(_as_number(name, value, entry.dtype), owner=self, name=name, exposed=False)
+            entry.set(_as_number(value, entry.dtype), owner=self, name=name, exposed=False)
         elif _holds_cells(entry) and _are_numbers(value) and len(value) == len(entry):
             for cell, number in zip(entry, value, strict=True):
-                cell.set(_as_number(name, number, cell.dtype), owner=self, name=name, exposed=False)
+                cell.set(_as_number(number, cell.dtype), owner=self, name=name, exposed=False)
         elif name not in self._options or type(entry) is not type(value) or entry != value:
             transaction(self, lambda: self._restructure(name, value))
 
@@ -101,6 +105,9 @@ class ParamGroup(Node, MutableMapping[str, Any]):
             raise AttributeError(f'options are items: write group["{name}"] = ...')
         super().__setattr__(name, value)
 
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(type(self)), *self.__dict__})
+
     def __repr__(self) -> str:
         return repr(dict(self))
 
@@ -117,7 +124,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         return float(str(np.asarray(value)[()]))
 
     def _restructure(self, name: str, value: Any) -> None:
-        self._options[name] = _as_option(name, value)
+        self._options[name] = _as_option(value)
         if name in self._recipe.options:
             self._prepare()
 
@@ -151,6 +158,20 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         names = self._options.get("param_names")
         return [Slot(names[i] if names else i) for i in members]
 
+    def _places(self, members: Sequence[int], layout: Layout) -> list[tuple[int | None, str]]:
+        """Of each leaf of a state the number of the parameter (None: shared by all) and the name."""
+        numbers = dict(zip(self._slots(members), members, strict=True))
+        return [(None if slot is None else numbers[slot], name) for slot, name in layout.places]
+
+    def _cells(self, cohort: Sequence[int], members: Sequence[int], layout: Layout) -> list[Cell]:
+        """The cells of the state of some members of a cohort, in the order of the layout."""
+        places = self._places(members, layout)
+        return [self._shared[cohort[0], name] if i is None else self._state[i, name] for i, name in places]
+
+    def _slots(self, members: Sequence[int]) -> list[Slot]:
+        names = self._options.get("param_names")
+        return [Slot(names[i] if names else i) for i in members]
+
     def _cells(self, cohort: Sequence[int], members: Sequence[int], layout: Layout) -> list[Cell]:
         """The cells of the state of some members of a cohort, in the order of the layout."""
         slots = dict(zip(self._slots(members), members, strict=True))
@@ -171,25 +192,26 @@ class ParamGroup(Node, MutableMapping[str, Any]):
             cohorts.setdefault((parameter.requires_grad, common[i]), []).append(i)
         return tuple(map(tuple, cohorts.values()))
 
-    def _first_state(self) -> Iterator[tuple[tuple[int, ...], Layout, list[Any]]]:
-        """Of each cohort, the layout and the leaves that its state begins with."""
+    def _first_state(self) -> Iterator[tuple[tuple[int, ...], list[tuple[int | None, str]], list[Any]]]:
+        """Of each cohort the places and the leaves of the state that it begins with."""
         rule, numbers = self._rule(), self._numbers()
         for cohort in self._cohorts:
             layout, leaves = rule.init(numbers, self._tree(cohort))
             self._layouts[rule, cohort] = layout
-            yield cohort, layout, leaves
+            yield cohort, self._places(cohort, layout), leaves
 
     def _prepare(self) -> None:
         """Makes the cells of the state that the present options need."""
-        for cohort, layout, leaves in self._first_state():
-            slots = dict(zip(self._slots(cohort), cohort, strict=True))
-            stateful = {i for i, _ in self._state}
-            for (slot, name), leaf in zip(layout.places, leaves, strict=True):
-                registry, key = (self._shared, (cohort[0], name)) if slot is None else (self._state, (slots[slot], name))
+        stateful = {i for i, _ in self._state}
+        for cohort, places, leaves in self._first_state():
+            for (i, name), leaf in zip(places, leaves, strict=True):
+                registry, key = (self._shared, (cohort[0], name)) if i is None else (self._state, (i, name))
                 if key in registry:
                     continue
                 if key[0] in stateful:
-                    raise StateError(f"this change of options needs the state {name!r} from the first step on: {_ANEW}")
+                    raise StateError(
+                        f"this change of options needs the state {name!r} from the first step on: make a new optimizer with it"
+                    )
                 registry[key] = Cell(leaf)
 
     def _layout(self, rule: Rule, cohort: tuple[int, ...], members: tuple[int, ...]) -> Layout:
@@ -263,10 +285,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
     # -- copies ---------------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_layouts": {}}
-
-
-_ANEW = "make a new optimizer with it"
+        return {name: value for name, value in super().__getstate__().items() if name != "_layouts"}
 
 
 def _is_number(value: Any) -> bool:
@@ -287,17 +306,18 @@ def _is_numeric(entry: Any) -> bool:
     return isinstance(entry, Cell) or _holds_cells(entry)
 
 
-def _as_number(name: str, value: Any, dtype: Any) -> jax.Array:
+def _as_number(value: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(value, dtype).reshape(())
 
 
-def _as_option(name: str, value: Any) -> Any:
+def _as_option(value: Any) -> Any:
     """A float, or a tuple of floats, in cells of the widest precision there is; anything else as it is."""
+
     def is_float(value: Any) -> bool:
         return _is_number(value) and not isinstance(value, (int, np.integer))
 
     if is_float(value):
-        return Cell(_as_number(name, value, canonical_dtype(np.float64)))
+        return Cell(_as_number(value, canonical_dtype(np.float64)))
     if _are_numbers(value) and any(map(is_float, value)):
-        return tuple(Cell(_as_number(name, number, canonical_dtype(np.float64))) for number in value)
+        return tuple(Cell(_as_number(number, canonical_dtype(np.float64))) for number in value)
     return tuple(value) if isinstance(value, list) else value

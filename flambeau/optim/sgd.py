@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from flambeau.optim._options import at_least_zero, is_off, switch
+from flambeau.optim._options import is_off, number, switch
 from flambeau.optim.optimizer import Optimizer, Params
 
 __all__ = ["SGD"]
 
 
 class SGD(Optimizer):
-    r"""Stochastic gradient descent, with momentum if wanted.
+    """Stochastic gradient descent, with momentum if wanted.
 
-    `g ← ∇ + weight_decay · p;  b ← momentum · b + (1 − dampening) · g;  p ← p − lr · b`; at a parameter's first step `b` is `g`.
-    With `nesterov`, `g + momentum · b` takes the place of the last `b`.
+    `g = grad + weight_decay · p;  b = momentum · b + (1 − dampening) · g;  p = p − lr · b`, where `b` is `g` at the first
+    step. With `nesterov`, `p = p − lr · (g + momentum · b)`.
 
     Args:
         params: see `Optimizer`.
         lr: the learning rate.
         momentum: how much of the past updates is kept.
-        dampening: how much of the gradient is left out of the momentum.
-        weight_decay: strength of the L2 penalty.
+        dampening: how much of the gradient is kept out of the momentum.
+        weight_decay: the strength of the L2 penalty.
         nesterov: whether to look ahead along the momentum.
-        maximize: whether to go up the gradient rather than down.
-        foreach, differentiable, fused: accepted for PyTorch's sake; they choose among its implementations, and XLA has one,
-            which is fused in a compiled function and differentiable inside `fb.grad`.
+        maximize: whether to go up the gradient, not down.
+        foreach, differentiable, fused: accepted for PyTorch's sake, where they choose an implementation. Here XLA fuses the
+            update, and it is differentiable inside `fb.grad`.
 
     Raises:
-        ValueError: an option has a value that makes no sense.
+        ValueError: an option makes no sense.
 
     Example:
         >>> import jax.numpy as jnp
@@ -50,7 +52,7 @@ class SGD(Optimizer):
 
     _independent = True
     _counter = "_started"
-    _renamed = {"trace": "momentum_buffer", "started": "_started"}
+    _renamed: ClassVar[Mapping[str, str]] = MappingProxyType({"trace": "momentum_buffer", "started": "_started"})
 
     def __init__(
         self,
@@ -83,9 +85,47 @@ class SGD(Optimizer):
     def _check_options(self, options: dict[str, Any]) -> dict[str, Any]:
         checked = {
             **options,
-            "lr": at_least_zero("learning rate", options["lr"]),
-            "momentum": switch(at_least_zero("momentum value", options["momentum"])),
-            "dampening": switch(number("dampening", options["dampening"]),
-            "weight_decay": switch(at_least_zero("weight_decay value", options["weight_decay"])),
+            "lr": number("learning rate", options["lr"], low=0),
+            "momentum": switch(number("momentum value", options["momentum"], low=0)),
+            "dampening": switch(number("dampening", options["dampening"])),
+            "weight_decay": switch(number("weight_decay value", options["weight_decay"], low=0)),
         }
+        if checked["nesterov"] and (is_off(checked["momentum"]) or not is_off(checked["dampening"])):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         return checked
+
+
+def _sgd(
+    lr: Any, momentum: Any, dampening: Any, weight_decay: Any, nesterov: bool, maximize: bool, **_: Any
+) -> optax.GradientTransformation:
+    parts = [optax.scale(-1.0)] if maximize else []
+    if not is_off(weight_decay):
+        parts.append(optax.add_decayed_weights(weight_decay))
+    if not is_off(momentum):
+        parts.append(_momentum(momentum, dampening, nesterov))
+    return optax.chain(*parts, optax.scale(-lr))
+
+
+class _MomentumState(NamedTuple):
+    started: jax.Array
+    trace: Any
+
+
+def _momentum(momentum: Any, dampening: Any, nesterov: bool) -> optax.GradientTransformation:
+    """`optax.trace` with what it lacks, PyTorch's dampening. That spares the first step, so it must be known which is first."""
+    trace = optax.trace(momentum)
+
+    def init(params: Any) -> _MomentumState:
+        return _MomentumState(jnp.zeros((), bool), trace.init(params).trace)
+
+    def update(grads: Any, state: _MomentumState, params: Any = None) -> tuple[Any, _MomentumState]:
+        damped = grads
+        if not is_off(dampening):
+            part = jnp.where(state.started, 1 - dampening, 1)
+            damped = jax.tree.map(lambda g: part * g, grads)
+        buffer, _ = trace.update(damped, optax.TraceState(state.trace))
+        # With dampening, PyTorch's nesterov adds the gradient as it was: not what optax.trace(nesterov=True) does.
+        updates = jax.tree.map(lambda g, b: g + momentum * b, grads, buffer) if nesterov else buffer
+        return updates, _MomentumState(jnp.ones((), bool), buffer)
+
+    return optax.GradientTransformation(init, update)

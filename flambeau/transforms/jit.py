@@ -27,9 +27,9 @@ from flambeau.core.frame import Frame, Unbound
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, container_spec, fingerprint
 from flambeau.core.tree import Node
-from flambeau.transforms.program import Arguments, Call, Program, container
-from flambeau.transforms.recompilation import Watch
-from flambeau.transforms.sources import Source, direct_sources, find_source
+from flambeau.transforms._program import Arguments, Call, Program, container
+from flambeau.transforms._recompilation import Watch
+from flambeau.transforms._sources import Source, direct_sources, find_source
 
 __all__ = ["Jitted", "jit"]
 
@@ -257,7 +257,8 @@ class Jitted(Generic[P, R]):
             return _run_inside(call, containers, arrays)
         if call.under_raw:
             self._refuse_raw_writes(call)
-            raw.warn_if_baked(self._name, bool(call.kept))
+            if call.kept and raw.reads_would_be_baked():
+                raw.warn_baked(self._name)
             outs = program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
             return program.outcome.apply(call.context(outs))
         if running.journal is not None:

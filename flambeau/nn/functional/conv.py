@@ -20,7 +20,7 @@ __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
 Padding: TypeAlias = IntOrTuple | Literal["valid", "same"]
 
 _SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
-# Above so many kernel positions a sum with one term for each takes longer to compile than it saves.
+# Above so many kernel positions a sum that is written out takes longer to compile than it saves.
 _MOST_TAPS = 64
 
 
@@ -287,12 +287,11 @@ def _conv(
     paddings = _paddings(padding, kernel, strides, dilations)
     if min(min(paddings)) < 0:
         wrong.append(f"expected padding that is not negative, got {padding}")
-    if not wrong:
-        needed = tuple(d * (k - 1) + 1 - low - high for k, d, (low, high) in zip(kernel, dilations, paddings))
-        if any(size < least for size, least in zip(input.shape[-n:], needed)):
-            wrong.append(f"expected input at least {needed} in its last dimensions, got {describe(input)}")
     if wrong:
         raise ShapeError("; ".join(wrong))
+    least = tuple(d * (k - 1) + 1 - sum(pads) for k, d, pads in zip(kernel, dilations, paddings, strict=True))
+    if any(size < needed for size, needed in zip(input.shape[-n:], least, strict=True)):
+        raise ShapeError(f"expected input with ({_SPATIAL[n]}) of at least {least}, got {describe(input)}")
     check_same_dtype(input, weight=weight, bias=bias)
     batch = input if input.ndim == n + 2 else input[None]
     output = _convolve(batch, weight, _Geometry(strides, paddings, dilations, groups))
@@ -319,15 +318,14 @@ def _conv_transpose(
     wrong += _bad_groups(weight, groups)
     if min(paddings) < 0:
         wrong.append(f"expected padding that is not negative, got {padding}")
-    if any(not 0 <= e < max(s, d) for e, s, d in zip(extra, strides, dilations)):
+    if any(not 0 <= e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         wrong.append(f"expected output_padding from 0 to below stride or dilation, got {output_padding}")
-    if not wrong:
-        geometry = zip(input.shape[-n:], strides, paddings, dilations, kernel, extra)
-        sizes = tuple(s * (size - 1) - 2 * p + d * (k - 1) + e + 1 for size, s, p, d, k, e in geometry)
-        if min(sizes) < 1:
-            wrong.append(f"expected an input whose result is not empty, got {describe(input)} for a result of {sizes}")
     if wrong:
         raise ShapeError("; ".join(wrong))
+    each = zip(input.shape[-n:], strides, paddings, dilations, kernel, extra, strict=True)
+    sizes = tuple(s * (size - 1) - 2 * p + d * (k - 1) + e + 1 for size, s, p, d, k, e in each)
+    if min(sizes) < 1:
+        raise ShapeError(f"expected input large enough for a result, got {describe(input)}, which gives sizes {sizes}")
     check_same_dtype(input, weight=weight, bias=bias)
     batch = input if input.ndim == n + 2 else input[None]
     both_sides = tuple((p, p) for p in paddings)
@@ -387,7 +385,7 @@ def _paddings(
     if max(strides) > 1:
         raise ShapeError(f"expected stride 1 with padding 'same', got {tuple(strides)}")
     # Where the total is odd, the extra zero goes behind the input.
-    totals = [d * (k - 1) for k, d in zip(kernel, dilations)]
+    totals = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
     return tuple((total // 2, total - total // 2) for total in totals)
 
 
@@ -397,22 +395,26 @@ def _finish(output: jax.Array, bias: jax.Array | None, *, batched: bool) -> jax.
     return output if batched else output[0]
 
 
-@partial(jax.jit, static_argnums=2)
-def _convolve(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
-    """x `(N, C, *spatial)` and w `(O, C / groups, *kernel)` to `(N, O, *spatial')`, in the form that is fast here.
+@partial(jax.jit, static_argnums=(2, 3))
+def _convolve(x: jax.Array, w: jax.Array, geometry: _Geometry, to_be_transposed: bool = False) -> jax.Array:
+    """Takes x `(N, C, *spatial)` and w `(O, C / groups, *kernel)` to `(N, O, *spatial')` in the form that is fast.
 
-    XLA's CPU backend has a fast path for ungrouped convolutions only. With groups it was measured 10 to 60 times slower
-    than PyTorch forward and 70 to 300 times backward (the gradient of the weight), so there the sum over kernel
-    positions is written out instead; GPUs and TPUs have kernels of their own and keep the one operation. The choice is
-    left to lowering (`platform_dependent`), not made from `jax.default_backend()`, because an array may live on the CPU
-    of a machine that has a GPU, and because a function may be exported for both.
+    XLA's CPU backend is fast for ungrouped convolutions of one and two dimensions. Measured there on two cores: with
+    groups it takes ten to a hundred times as long as PyTorch, the weight's gradient more (3x3, 256 channels, 32 groups:
+    1.5 s instead of 3 ms); so do gradients of strided convolutions that are three-dimensional or were transposed. For
+    these the CPU gets a sum over kernel positions; GPUs and TPUs have kernels of their own and keep the one operation.
+
+    The choice is left to lowering (`platform_dependent`), not made from `jax.default_backend()`, because an array may
+    live on the CPU of a machine that has a GPU, and because a function may be exported for both.
     """
-    on_accelerators = partial(_one_operation, geometry=geometry)
-    if geometry.groups == 1:
-        return on_accelerators(x, w)
-    on_cpu = partial(_sum_over_taps if math.prod(w.shape[2:]) <= _MOST_TAPS else _loop_over_groups, geometry=geometry)
-    # Without the checkpoint each tap's slice would be kept for the backward pass: the input, once for each tap.
-    return lax.platform_dependent(x, w, cpu=jax.checkpoint(on_cpu), default=on_accelerators)
+    one_operation = partial(_one_operation, geometry=geometry)
+    strided_transpose = to_be_transposed and max(geometry.stride) > 1
+    if geometry.groups == 1 and x.ndim < 5 and not strided_transpose:
+        return one_operation(x, w)
+    depthwise = geometry.groups > 1 and w.shape[1] == 1
+    form = _unrolled_taps if depthwise and math.prod(w.shape[2:]) <= _MOST_TAPS else _scanned_taps
+    # Without the checkpoint each tap would be kept for the backward pass: the input, once for each kernel position.
+    return lax.platform_dependent(x, w, cpu=jax.checkpoint(partial(form, geometry=geometry)), default=one_operation)
 
 
 def _one_operation(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
@@ -428,46 +430,67 @@ def _one_operation(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array
     )
 
 
-def _sum_over_taps(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
-    """Σₖ wₖ xₖ, where xₖ is the part of the padded input that kernel position k meets: a strided slice."""
-    (batch, _, *_), (out_channels, depth, *kernel) = x.shape, w.shape
+class _Taps(NamedTuple):
+    """A convolution as Σₖ wₖ xₖ, where the tap xₖ is the part of the padded input that kernel position k meets."""
+
+    padded: jax.Array  # (N, C, *padded spatial)
+    weights: jax.Array  # (taps, groups, O / groups, C / groups)
+    starts: np.ndarray  # (taps, 2 + spatial dimensions): the index in `padded` at which each tap begins
+    sizes: tuple[int, ...]  # spatial sizes of the result, and so of each tap
+
+
+def _taps(x: jax.Array, w: jax.Array, geometry: _Geometry) -> _Taps:
+    (out_channels, depth, *kernel), groups = w.shape, geometry.groups
     # 16-bit inputs are summed in 32 bits, as one convolution would.
     wide = jnp.promote_types(x.dtype, jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype
     padded = lax.pad(x.astype(wide), jnp.zeros((), wide), [(0, 0, 0)] * 2 + [(*p, 0) for p in geometry.padding])
-    reach = [d * (k - 1) for k, d in zip(kernel, geometry.dilation)]
-    sizes = [(size - r - 1) // s + 1 for size, r, s in zip(padded.shape[2:], reach, geometry.stride)]
-    # (O, C / groups, *kernel) to (groups, O / groups, C / groups, taps)
-    weights = w.astype(wide).reshape(geometry.groups, out_channels // geometry.groups, depth, -1)
-    total = jnp.zeros((batch, geometry.groups, out_channels // geometry.groups, math.prod(sizes)), wide)
-    for k, position in enumerate(np.ndindex(*kernel)):
-        start = [i * d for i, d in zip(position, geometry.dilation)]
-        stop = [a + (size - 1) * s + 1 for a, size, s in zip(start, sizes, geometry.stride)]
-        tap = lax.slice(padded, (0, 0, *start), (*padded.shape[:2], *stop), (1, 1, *geometry.stride))
-        tap = tap.reshape(batch, geometry.groups, depth, math.prod(sizes))  # to (N, groups, C / groups, points)
-        if depth == 1:  # depthwise: a product of numbers, which XLA fuses; a dot would not be
-            total += weights[..., k] * tap
-        else:
-            total += jnp.einsum("goc,ngcp->ngop", weights[..., k], tap)
-    return total.reshape(batch, out_channels, *sizes).astype(x.dtype)
+    # (O, C / groups, *kernel) to (groups, O / groups, C / groups, taps) to taps first
+    weights = jnp.moveaxis(w.astype(wide).reshape(groups, out_channels // groups, depth, -1), -1, 0)
+    starts = np.array(list(np.ndindex(1, 1, *kernel)), np.int32) * np.array((1, 1, *geometry.dilation), np.int32)
+    spaces = zip(padded.shape, starts[-1].tolist(), (1, 1, *geometry.stride), strict=True)
+    sizes = tuple((size - last - 1) // s + 1 for size, last, s in spaces)
+    return _Taps(padded, weights, starts, sizes[2:])
 
 
-def _loop_over_groups(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
-    """One ungrouped convolution after the other: slower than the sum over taps, but compiled once for all of them."""
-    groups, (batch, _, *sizes), (out_channels, depth, *kernel) = geometry.groups, x.shape, w.shape
-    each_x = jnp.moveaxis(x.reshape(batch, groups, depth, *sizes), 1, 0)  # (N, C, ...) to (groups, N, C / groups, ...)
-    each_w = w.reshape(groups, out_channels // groups, depth, *kernel)
-    ungrouped = geometry._replace(groups=1)
-    each_y = lax.map(lambda pair: _one_operation(*pair, ungrouped), (each_x, each_w))
-    return jnp.moveaxis(each_y, 0, 1).reshape(batch, out_channels, *each_y.shape[3:])  # to (N, O, ...)
+def _unrolled_taps(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
+    """The sum of a depthwise convolution: multiplications and additions of slices, which XLA fuses into one loop."""
+    padded, weights, starts, sizes = _taps(x, w, geometry)
+    (batch, channels), ones, step = x.shape[:2], [1] * len(sizes), (1, 1, *geometry.stride)
+    reach = [(size - 1) * s + 1 for size, s in zip((batch, channels, *sizes), step, strict=True)]
+    total = jnp.zeros((), padded.dtype)
+    for weight, start in zip(weights, starts.tolist(), strict=True):
+        tap = lax.slice(padded, start, [a + length for a, length in zip(start, reach, strict=True)], step)
+        total += weight.reshape(channels, -1, *ones) * tap[:, :, None]  # (C, O / C, 1, ...) with (N, C, 1, *sizes)
+    return total.reshape(batch, w.shape[0], *sizes).astype(x.dtype)
+
+
+def _scanned_taps(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
+    """The sum as a loop of dots, which compiles in the same time for kernels of any size and groups of any number."""
+    padded, weights, starts, sizes = _taps(x, w, geometry)
+    (batch, channels), points = x.shape[:2], math.prod(sizes)
+    _, groups, group_channels, depth = weights.shape
+    reach = [(size - 1) * s + 1 for size, s in zip(sizes, geometry.stride, strict=True)]
+
+    @partial(jax.checkpoint, prevent_cse=False)  # the body of a scan needs no guard against common subexpressions
+    def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        weight, start = tap
+        part = lax.dynamic_slice(padded, start, (batch, channels, *reach))
+        part = part[(..., *(slice(None, None, s) for s in geometry.stride))]
+        part = part.reshape(batch, groups, depth, points)  # (N, C, *sizes) to (N, groups, C / groups, points)
+        return total + jnp.einsum("goc,ngcp->ngop", weight, part), None
+
+    nothing = jnp.zeros((batch, groups, group_channels, points), padded.dtype)
+    total, _ = lax.scan(add, nothing, (weights, jnp.asarray(starts)))
+    return total.reshape(batch, w.shape[0], *sizes).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _transposed(x: jax.Array, w: jax.Array, geometry: _Geometry, shape: tuple[int, ...]) -> jax.Array:
-    """The transpose of `_convolve` as a map from arrays `(N, *shape)`: fast and right wherever that one is."""
+    """The transpose of `_convolve` as a map from arrays `(N, *shape)`."""
 
     def convolution(y: jax.Array) -> jax.Array:
         # An output_padding of a stride or more leaves room for further results, which are no part of x.
-        return _convolve(y, w, geometry)[(..., *(slice(size) for size in x.shape[2:]))]
+        return _convolve(y, w, geometry, True)[(..., *(slice(size) for size in x.shape[2:]))]
 
     (output,) = jax.linear_transpose(convolution, jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype))(x)
     return output

@@ -40,7 +40,7 @@ def test_cross_entropy_with_classes(
     def theirs(x: Any, y: Any) -> Any:
         return each_reduction(torch.nn.functional.cross_entropy, torch.cat)(x, y, weight, **options)
 
-    compare(torch, ours, theirs, normal(*batch, CLASSES, *rest), target, second=len(rest) < 2)
+    compare(torch, ours, theirs, normal(*batch, CLASSES, *rest), target, second=rest == (2,))
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,15 @@ LABELLED: list[tuple[Any, type[Exception]]] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", [CLASSES, -1, -99, 2**31 - 1])
 @pytest.mark.parametrize(("loss", "error"), LABELLED)
-def test_labels_out_of_range_raise_or_are_nan(loss: Any, error: type[Exception], wrong: int) -> None:
-    x, target = jnp.asarray(normal(3, CLASSES)), jnp.array([0, wrong, 1])
-    with pytest.raises(error, match=rf"classes in \[0, 4\], got {wrong}"):
-        loss(x, target)
-    value, gradient = jax.jit(jax.value_and_grad(loss))(x, target)
-    assert jnp.isnan(value) and jnp.isnan(gradient).any()
+def test_labels_out_of_range_raise_or_are_nan(loss: Any, error: type[Exception]) -> None:
+    x, compiled = jnp.asarray(normal(3, CLASSES)), jax.jit(jax.value_and_grad(loss))
+    for wrong in (CLASSES, -1, -99, 2**31 - 1):
+        target = np.array([0, wrong, 1])
+        with pytest.raises(error, match=rf"classes in \[0, 4\], got {wrong}"):
+            loss(x, target)
+        value, gradient = compiled(x, target)
+        assert np.isnan(value) and np.isnan(gradient).any()
 
 
 @pytest.mark.parametrize("wrong", [CLASSES, -2])

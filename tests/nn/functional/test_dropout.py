@@ -93,7 +93,7 @@ def test_numbers_do_not_depend_on_64_bit_types() -> None:
     found = [F.dropout(jnp.ones(200, jnp.float32), 0.3, generator=generator())]
     with jax.enable_x64(False):
         found.append(F.dropout(jnp.ones(200), 0.3, generator=generator()))
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_compiled_and_eager_draw_alike() -> None:

@@ -125,7 +125,8 @@ compute_compiled = functools.partial(jax.jit, static_argnums=0)(compute)
 
 def _precision(params: dict[Slot, Any]) -> Any:
     """The widest dtype among the parameters, and at least float32."""
-    return functools.reduce(jnp.promote_types, (array.dtype for array in params.values()), jnp.dtype(jnp.float32))
+    dtypes = {array.dtype for array in params.values()}
+    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
 
 
 def _cast(numbers: dict[str, Any], dtype: Any) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _cast(numbers: dict[str, Any], dtype: Any) -> dict[str, Any]:
 
 
 def _widened(array: Any) -> Any:
-    return lax.convert_element_type(array, jnp.promote_types(array.dtype, jnp.float32))
+    return array if array.dtype.itemsize >= 4 else lax.convert_element_type(array, jnp.float32)
 
 
 def _like(old: Any, new: Any) -> Any:

@@ -1,0 +1,185 @@
+"""Sums and first maxima over windows, one spatial axis after the other: the engine of every pooling function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+__all__ = ["Window", "adaptive_window", "first_maximum", "window_counts", "window_sum"]
+
+# Up to this many positions a window is searched one after the other; longer ones by doubling.
+_FEW = 8
+
+_Pair: TypeAlias = tuple[jax.Array, jax.Array]
+"""Values, and for each the flat index of where in the input's spatial dimensions it stands."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How windows lie along one axis: window i covers the positions stride·i − padding + dilation·k, k < kernel."""
+
+    size: int
+    kernel: int
+    stride: int
+    padding: int = 0
+    dilation: int = 1
+    ceil_mode: bool = False
+    positions: tuple[int, ...] | None = None
+    """The positions of the axis, spread out so that windows of unlike sizes get one size; `size` stands for none."""
+
+    @property
+    def length(self) -> int:
+        """How many positions there are for the windows to lie on."""
+        return self.size if self.positions is None else len(self.positions)
+
+    @property
+    def reach(self) -> int:
+        """From the first position of a window to behind its last one."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        room = self.length + 2 * self.padding - self.reach
+        if not self.ceil_mode:
+            return room // self.stride + 1
+        count = -(-room // self.stride) + 1
+        # A window that starts in the padding behind the input would see nothing of it.
+        return count - 1 if (count - 1) * self.stride >= self.length + self.padding else count
+
+    @property
+    def behind(self) -> int:
+        """What the last window needs behind the axis; negative where it does not get as far as its end."""
+        return (self.count - 1) * self.stride + self.reach - self.length - self.padding
+
+
+def adaptive_window(size: int, count: int) -> Window:
+    """`count` windows, window i from ⌊i·size / count⌋ to ⌈(i + 1)·size / count⌉, that together cover the axis."""
+    if count and size % count == 0:
+        return Window(size, size // count, size // count)
+    starts = np.arange(count) * size // max(count, 1)
+    stops = -(-np.arange(1, count + 1) * size // max(count, 1))
+    kernel = int((stops - starts).max(initial=1))
+    spread = starts[:, None] + np.arange(kernel)
+    spread[spread >= stops[:, None]] = size
+    return Window(size, kernel, kernel, positions=tuple(spread.ravel().tolist()))
+
+
+def window_counts(window: Window, *, include_pad: bool) -> np.ndarray:
+    """How many positions each window covers: of the axis, or of the axis and its padding on both sides."""
+    if window.positions is not None:
+        return (np.reshape(window.positions, (-1, window.kernel)) < window.size).sum(1)
+    starts = np.arange(window.count) * window.stride - window.padding
+    stops = np.minimum(starts + window.kernel, window.size + window.padding)
+    if include_pad:
+        return stops - starts
+    return np.minimum(stops, window.size) - np.maximum(starts, 0)
+
+
+def window_sum(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
+    """The sum over each window of the last axes of `x`.
+
+    One axis at a time: k + k additions a window instead of k², in operations that compile alike for any k.
+    """
+    for axis, window in _axes(x, windows):
+        x = _spread(x, axis, window, 0)
+        shape, strides, padding = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
+        shape[axis], strides[axis] = window.kernel, window.stride
+        padding[axis] = (window.padding, max(window.behind, 0))
+        x = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, tuple(shape), tuple(strides), tuple(padding))
+    return x
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def first_maximum(x: jax.Array, windows: tuple[Window, ...]) -> _Pair:
+    """The maximum over each window of the last axes of `x`, and its flat index in them.
+
+    Of equal maxima the first counts, and a NaN more than any number: the last one of a window, as in PyTorch.
+
+    The maximum is found one axis after the other, the last one first, which keeps the order in which a window is read:
+    the first row that holds the maximum, and in it the first column. The derivative needs the index alone: it picks the
+    input's tangent there. (Left to itself, JAX would differentiate `reduce_window` into a `select_and_scatter`, which
+    takes about ten times as long as this on a CPU, and a sum of `where`s keeps a mask for each position of the window.)
+    """
+    sizes = x.shape[-len(windows) :]
+    index = jnp.broadcast_to(lax.iota(jnp.int32, math.prod(sizes)).reshape(sizes), x.shape)
+    pair = (x, index)
+    for axis, window in _axes(x, windows):
+        if window.stride < window.reach and axis < x.ndim - 1:
+            # Windows overlap: keeps XLA from computing the axis before again for each window that reads of it.
+            pair = (lax.optimization_barrier(pair[0]), lax.optimization_barrier(pair[1]))
+        pair = _first_along(pair, axis, window, nowhere=math.prod(sizes))
+    return pair
+
+
+@first_maximum.defjvp
+def _(windows: tuple[Window, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[_Pair, _Pair]:
+    (x,), (tangent,) = primals, tangents
+    values, index = first_maximum(x, windows)
+    lead = x.shape[: -len(windows)]
+    flat = tangent.reshape(*lead, math.prod(x.shape[-len(windows) :]))  # (..., *spatial) to (..., points)
+    where = index.reshape(*lead, math.prod(index.shape[-len(windows) :]))
+    picked = jnp.take_along_axis(flat, where, axis=-1, mode="fill", fill_value=0).reshape(index.shape)
+    return (values, index), (picked, np.zeros(index.shape, jax.dtypes.float0))  # pyright: ignore[reportReturnType]
+
+
+def _axes(x: jax.Array, windows: Sequence[Window]) -> list[tuple[int, Window]]:
+    """The last axes of `x` with their windows, the very last first."""
+    return list(zip(range(x.ndim - 1, x.ndim - 1 - len(windows), -1), reversed(windows), strict=True))
+
+
+def _spread(x: jax.Array, axis: int, window: Window, fill: float) -> jax.Array:
+    if window.positions is None:
+        return x
+    return jnp.take(x, np.array(window.positions, np.int32), axis, mode="fill", fill_value=fill)
+
+
+def _first_along(pair: _Pair, axis: int, window: Window, nowhere: int) -> _Pair:
+    """The first maximum of each window of one axis; `nowhere` is the index of what is padding."""
+    values, index = pair
+    lowest = _lowest(values.dtype)
+    values, index = _spread(values, axis, window, lowest), _spread(index, axis, window, nowhere)
+    if window.padding or window.behind > 0:
+        around = [(0, 0, 0)] * values.ndim
+        around[axis] = (window.padding, max(window.behind, 0), 0)
+        values = lax.pad(values, np.array(lowest, values.dtype), around)
+        index = lax.pad(index, np.array(nowhere, index.dtype), around)
+    pair, dilation, last = (values, index), window.dilation, (window.count - 1) * window.stride
+    if window.kernel <= _FEW:
+        starts = [dilation * k for k in range(window.kernel)]
+        best = _cut(pair, axis, 0, last + 1, window.stride)
+        for start in starts[1:]:
+            best = _better(best, _cut(pair, axis, start, start + last + 1, window.stride), nowhere)
+        return best
+    covered = 1
+    while covered < window.kernel:
+        # Two windows of which one starts where the other ends, or before, make a longer one.
+        shift = min(covered, window.kernel - covered)
+        ends = pair[0].shape[axis] - dilation * shift
+        pair = _better(_cut(pair, axis, 0, ends), _cut(pair, axis, dilation * shift, ends + dilation * shift), nowhere)
+        covered += shift
+    return _cut(pair, axis, 0, last + 1, window.stride)
+
+
+def _cut(pair: _Pair, axis: int, start: int, stop: int, stride: int = 1) -> _Pair:
+    values, index = (lax.slice_in_dim(each, start, stop, stride, axis) for each in pair)
+    return values, index
+
+
+def _better(before: _Pair, after: _Pair, nowhere: int) -> _Pair:
+    """The greater of two, and the first of equal ones, unless that one is padding."""
+    (old, old_index), (new, new_index) = before, after
+    wins = (new > old) | (new != new) | (old_index == nowhere)  # only a NaN is unlike itself
+    return jnp.where(wins, new, old), jnp.where(wins, new_index, old_index)
+
+
+def _lowest(dtype: jnp.dtype) -> float:
+    return -math.inf if jnp.issubdtype(dtype, jnp.floating) else int(jnp.iinfo(dtype).min)
