@@ -6,6 +6,7 @@ network, write a file like this one; to add a library, write one more builder an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,15 +87,16 @@ def hand_flattened(work: Workload) -> Contender:
     return Contender(step, lambda: compiled_predict(weights, biases, x))
 
 
-def flambeau_module(work: Workload) -> Any:
-    """The network of `flambeau_jit`, a new object of the same structure at each call."""
+@functools.cache
+def _flambeau_class() -> Any:
+    """One class for all networks, since it is a part of their structure."""
     from flambeau import nn
     from flambeau.nn import functional as F
 
     class MLP(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, depth: int, width: int) -> None:
             super().__init__()
-            self.layers = nn.ModuleList([nn.Linear(work.width, work.width) for _ in range(work.depth)])
+            self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
 
         def forward(self, x: jax.Array) -> jax.Array:
             *hidden, last = self.layers
@@ -102,7 +104,12 @@ def flambeau_module(work: Workload) -> Any:
                 x = F.relu(layer(x))
             return last(x)
 
-    net = MLP()
+    return MLP
+
+
+def flambeau_module(work: Workload) -> Any:
+    """The network of `flambeau_jit`, a new object of the same structure at each call."""
+    net = _flambeau_class()(work.depth, work.width)
     for layer, (weight, bias) in zip(net.layers, work.layers()):
         layer.weight, layer.bias = jnp.asarray(weight), jnp.asarray(bias)
     return net

@@ -379,16 +379,21 @@ def answer_to(make: Callable[[], Any]) -> str:
     raise AssertionError(f"nothing was said to {make.__name__}")
 
 
+def show(step: Step, size: int) -> None:
+    """Prints a network, and what it makes of an input when it runs eagerly and when it runs compiled."""
+    fb.manual_seed(0)
+    net = step.build(size)
+    x = jax.random.normal(jax.random.key(0), step.input_shape(size), jnp.float32)
+    eager, compiled = net(x), fb.jit(net)(x)
+    print(f"{net}\n\n{x.shape} -> eager {eager.shape}, compiled {compiled.shape}")
+    if hasattr(net, "trace"):
+        print("trace:", *[kept.shape for kept in net.trace])
+
+
 def walk_through(size: int) -> None:
-    """Prints each network, and what it makes of an input when it runs eagerly and when it runs compiled."""
     for number, each in enumerate(STEPS, 1):
-        fb.manual_seed(0)
-        net = each.build(size)
-        x = jax.random.normal(jax.random.key(0), each.input_shape(size), jnp.float32)
-        eager, compiled = net(x), fb.jit(net)(x)
-        print(f"{number}. {each.title}\n\n{net}\n\n{x.shape} -> eager {eager.shape}, compiled {compiled.shape}")
-        if hasattr(net, "trace"):
-            print("trace:", *[kept.shape for kept in net.trace])
+        print(f"{number}. {each.title}\n")
+        show(each, size)
         print()
     print("Mistakes that the article makes or warns of, and the answers:\n")
     for title, make in MISTAKES.items():

@@ -265,14 +265,14 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--widths", type=positive, nargs="+", default=[32, 64], help="channels of each encoder block")
     parser.add_argument("--decoder", type=positive, nargs="+", default=[128], help="features of each decoder block")
     parser.add_argument("--activation", choices=["relu", "lrelu"], default="relu", help="what ends an encoder block")
-    parser.add_argument("--epochs", type=positive, help="times that each digit is seen (default: 8; with --quick, 1)")
+    parser.add_argument("--epochs", type=positive, help="times that each digit is seen (default: 12; with --quick, 1)")
     parser.add_argument("--batch-size", type=positive, default=50, help="digits per step")
-    parser.add_argument("--lr", type=rate, default=2e-3, help="the highest learning rate")
+    parser.add_argument("--lr", type=rate, default=3e-3, help="the highest learning rate")
     parser.add_argument("--seed", type=seed, default=0, help="of initial weights, order and shifts")
     parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="folder for weights and picture")
     parser.add_argument("--quick", action="store_true", help="train on 400 digits only, to see that everything works")
     options = parser.parse_args(arguments)
-    options.epochs = options.epochs or (1 if options.quick else 8)
+    options.epochs = options.epochs or (1 if options.quick else 12)
     options.digits = 400 if options.quick else 4000
     if options.batch_size > options.digits:
         raise Refused(f"argument --batch-size: {options.batch_size} is more than the {options.digits} digits to train on")
@@ -309,14 +309,16 @@ def reload(path: Path, options: argparse.Namespace) -> MyCNNClassifier:
     return net
 
 
-def report(options: argparse.Namespace, training: Training, right: float, files: list[Path]) -> None:
+def report(training: Training, right: float, weights: Path, picture: Path) -> None:
     table = Table(title="The article's classifier on real digits", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("held-out digits right", f"[bold]{right:.1%}[/bold]")
-    table.add_row("training", f"{training.seconds:.1f} s, {training.done} steps, {options.epochs} epochs")
-    table.add_row("of it the first step, which compiles", f"{training.first_step:.1f} s")
-    table.add_row("a fresh network with the saved weights", "predicts the very same")
-    for path in files:
-        table.add_row(path.suffix.removeprefix("."), f"{path}, {path.stat().st_size / 1e6:.1f} MB")
+    table.add_row("training", f"{training.seconds:.1f} s for {training.done} steps")
+    table.add_row("the first step, which compiles", f"{training.first_step:.1f} s")
+    table.add_row("saved and reloaded", "predicts the very same")
+    table.add_row("weights", f"{weights}, {weights.stat().st_size / 1e6:.1f} MB")
+    table.add_row("picture", f"{picture}, {picture.stat().st_size / 1e6:.1f} MB")
     console.print(table)
 
 
@@ -329,7 +331,7 @@ def run(options: argparse.Namespace) -> int:
     digits = digits[:: len(digits) // options.digits]  # they lie sorted by class: all classes stay
     fb.manual_seed(options.seed)
     net = build(options)
-    console.print(net)
+    print(net)
     with Interruption() as stop:
         training = train(net, digits, held_out, options, stop)
     if stop.requested:
@@ -346,7 +348,7 @@ def run(options: argparse.Namespace) -> int:
     twelve = choose(held_out.labels, logits)
     twelve_logits = predict(net, held_out.images[twelve])
     draw(picture, held_out[twelve], twelve_logits, [np.asarray(maps) for maps in net.encoder.trace], right)
-    report(options, training, right, [weights, picture])
+    report(training, right, weights, picture)
     return 0
 
 

@@ -1,7 +1,6 @@
 """flambeau: PyTorch's module system on JAX, compiled by XLA, with state that survives every transform."""
-from __future__ import annotations
 
-from flambeau import transforms
+from flambeau import io, nn, optim, transforms
 from flambeau._errors import *  # noqa: F403
 from flambeau._errors import __all__ as _error_names
 from flambeau.core.cell import Buffer, Parameter
@@ -17,6 +16,7 @@ from flambeau.core.random import (
     seed,
     set_rng_state,
 )
+from flambeau.io import load, save
 from flambeau.transforms import Jitted, functional_call, grad, jit, value_and_grad
 
 __version__ = "0.1.0"
@@ -34,8 +34,13 @@ __all__ = [
     "get_rng_state",
     "grad",
     "initial_seed",
+    "io",
     "jit",
+    "load",
     "manual_seed",
+    "nn",
+    "optim",
+    "save",
     "seed",
     "set_default_dtype",
     "set_rng_state",

@@ -180,6 +180,9 @@ row("AdaptiveAvgPool1d", lambda nn: nn.AdaptiveAvgPool1d(3), normal(2, 3, 8))
 row("AdaptiveAvgPool2d", lambda nn: nn.AdaptiveAvgPool2d(1), normal(2, 3, 4, 5))
 row("AdaptiveAvgPool2d", lambda nn: nn.AdaptiveAvgPool2d((3, None)), normal(3, 4, 5), case="one-open")
 row("AdaptiveAvgPool3d", lambda nn: nn.AdaptiveAvgPool3d((1, 2, 2)), normal(1, 2, 3, 4, 5))
+row("AdaptiveMaxPool1d", lambda nn: nn.AdaptiveMaxPool1d(3), normal(2, 3, 8))
+row("AdaptiveMaxPool2d", lambda nn: nn.AdaptiveMaxPool2d((3, None), return_indices=True), normal(2, 3, 4, 5))
+row("AdaptiveMaxPool3d", lambda nn: nn.AdaptiveMaxPool3d(2), normal(1, 2, 3, 4, 5))
 
 # -- normalization ------------------------------------------------------------------------------------------------------
 

@@ -410,7 +410,8 @@ def owner_of(array: Any) -> Cell | None:
 
 def copy(array: Any) -> jax.Array:
     """A second array with the same value: an array belongs to at most one cell."""
-    return jnp.copy(array)
+    # Outside of a trace the runtime copies; `jnp.copy` would have XLA compile a program for each shape.
+    return jnp.copy(array) if isinstance(array, Tracer) else jax.device_put(array, may_alias=False)
 
 
 def strong(value: Any) -> Any:

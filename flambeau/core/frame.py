@@ -37,8 +37,9 @@ __all__ = ["Frame", "Journal", "Twin", "Unbound"]
 class Unbound(BaseException):
     """State that a compiled function reaches, and that its trace has not bound: the trace is abandoned and made again."""
 
-    def __init__(self, what: Node | Cell, container: str | None = None) -> None:
+    def __init__(self, frame: Frame, what: Node | Cell, container: str | None = None) -> None:
         super().__init__(what, container)
+        self.frame = frame  # whose trace is abandoned
         self.what = what
         self.container = container
 
@@ -165,7 +166,7 @@ class Frame(Journal):
     def abandon(self, what: Node | Cell, container: str | None = None) -> None:
         """Gives the trace up, for it needs state that is not bound."""
         # Kept, since a bare `except:` in the traced function could swallow it.
-        self.unbound = self.unbound or Unbound(what, container)
+        self.unbound = self.unbound or Unbound(self, what, container)
         raise self.unbound
 
     def changes_structure(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flambeau._errors import HiddenModulesWarning
 from flambeau.core.cell import clock
+from flambeau.core.location import users_stacklevel
 
 if TYPE_CHECKING:
     from flambeau.core.module import Module
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["warn_below"]
 
 
-def warn_below(root: Module) -> None:
+def warn_below(root: Any) -> None:
     """Warns once of each attribute, of `root` and the modules below it, whose plain container hides modules."""
     if root.__dict__.get("_warned_hidden") == clock.structure:
         return
@@ -38,7 +39,8 @@ def _warn_of(module: Module, path: str) -> None:
         count = sum(id(node) not in registered for node in found)
         if count:
             _said(module).add(name)
-            warnings.warn(_message(module, path, name, value, count), HiddenModulesWarning, stacklevel=5)
+            message = _message(module, path, name, value, count)
+            warnings.warn(message, HiddenModulesWarning, stacklevel=users_stacklevel())
 
 
 def _said(module: Module) -> set[str]:

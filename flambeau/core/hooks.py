@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from flambeau._errors import FlambeauWarning
 from flambeau.core.containers import rebuild_tuple
+from flambeau.core.location import users_stacklevel
 from flambeau.core.tree import Node, Registry
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _call_in_spite_of_an_error(hook: Hook, module: Module, args: Any, kwargs: di
             "module forward hook with ``always_call=True`` raised an exception that was silenced as another error was "
             f"raised in forward: {error}",
             FlambeauWarning,
-            stacklevel=2,
+            stacklevel=users_stacklevel(),
         )
         return output
 
@@ -321,7 +322,7 @@ class _Backward:
                 "For backward hooks to be called, module output should be an array or a tuple of arrays but received "
                 f"{type(output).__name__}",
                 FlambeauWarning,
-                stacklevel=2,
+                stacklevel=users_stacklevel(),
             )
         positions = [i for i, value in enumerate(outputs) if _differentiable(value)]
 

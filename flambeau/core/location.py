@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +14,9 @@ from flambeau._errors import FlambeauError
 if TYPE_CHECKING:
     from flambeau.core.module import Module
 
-__all__ = ["describe_call", "locate", "settle"]
+__all__ = ["describe_call", "locate", "settle", "users_stacklevel"]
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def locate(error: Exception, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -65,3 +69,11 @@ def _describe(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     return type(value).__name__
+
+
+def users_stacklevel() -> int:
+    """The `stacklevel` of a warning, for the function that gives it, that points at the code which called flambeau."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from flambeau.core.dtypes import canonical_dtype
 
-__all__ = ["read_device", "read_to"]
+__all__ = ["placement_of", "read_device", "read_to"]
 
 
 def read_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -43,3 +44,8 @@ def read_device(device: Any) -> Any:
         return device
     platform, _, index = device.partition(":")
     return jax.devices({"cuda": "gpu"}.get(platform, platform))[int(index or 0)]
+
+
+def placement_of(array: Any) -> jax.sharding.Sharding | None:
+    """Where somebody put `array`, for what takes its place; None if it lies where JAX put it, or is a tracer."""
+    return None if isinstance(array, Tracer) or not getattr(array, "committed", False) else array.sharding

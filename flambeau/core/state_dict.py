@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flambeau._errors import StateDictError
+from flambeau.core import hidden
 from flambeau.core.capture import transaction
 from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter
 from flambeau.core.hooks import HookMethods, hooks_of
+from flambeau.core.placement import placement_of
 
 __all__ = ["IncompatibleKeys", "StateDictMethods"]
 
@@ -66,6 +67,7 @@ class StateDictMethods(HookMethods):
 
         Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.Module.html
         """
+        hidden.warn_below(self)
         if destination is None:
             destination = StateDict()
             destination._metadata = OrderedDict()
@@ -132,7 +134,8 @@ class StateDictMethods(HookMethods):
 
         def load(module: StateDictMethods, entries: Mapping[str, Any], prefix: str) -> None:
             local = dict(metadata.get(prefix[:-1], {})) if metadata is not None else {}
-            local["assign_to_params_buffers"] = assign
+            if assign:
+                local["assign_to_params_buffers"] = True
             module._load_from_state_dict(entries, prefix, local, True, missing, unexpected, errors)
             for name, child in module.__dict__["_modules"].items():
                 if child is not None:
@@ -204,13 +207,17 @@ def _load_cell(module: Any, name: str, key: str, cell: Any, value: Any, assign: 
     if isinstance(cell, (UninitializedParameter, UninitializedBuffer)):
         cell.materialize(value.shape, value.dtype if assign else None)
     target = cell.peek()
+    if target.shape == () and value.shape == (1,):
+        value = value.reshape(())  # as torch, whose scalars had one dimension once
     if tuple(value.shape) != tuple(target.shape):
         return (
             f"size mismatch for {key}: expected the model's shape {tuple(target.shape)}, "
             f"got {tuple(value.shape)} in the checkpoint."
         )
-    if not assign and value.dtype != target.dtype:
-        value = jnp.asarray(value).astype(target.dtype)
+    if not assign:
+        value = value if value.dtype == target.dtype else value.astype(target.dtype)
+        place = placement_of(target)
+        value = value if place is None else jax.device_put(value, place)
     cell.set(value, owner=module, name=name)
     return None
 

@@ -29,6 +29,7 @@ class _ConvNd(Module):
 
     weight: jax.Array
     bias: jax.Array | None
+    padding_mode: PaddingMode
 
     def __init__(
         self,

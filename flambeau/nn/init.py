@@ -28,6 +28,7 @@ import numpy as np
 from flambeau._errors import DtypeError, ShapeError
 from flambeau.core import _draw
 from flambeau.core.cell import Cell, owner_of, running
+from flambeau.core.placement import placement_of
 
 if TYPE_CHECKING:
     from flambeau.core.random import Generator
@@ -77,7 +78,7 @@ def _store(tensor: Target, value: Any) -> jax.Array:
     value = value.astype(old.dtype, copy=False)
     if isinstance(value, np.ndarray):
         # `jnp.asarray` compiles a program for each shape, to copy; nobody else holds this array.
-        value = jax.device_put(value, old.sharding if getattr(old, "committed", False) else None)
+        value = jax.device_put(value, placement_of(old))
     if cell is None:
         return value
     cell.set(value, exposed=False)

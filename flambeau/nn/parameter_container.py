@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, KeysView, Mapping
 from typing import Any, Self, overload
 
 import jax
+import jax.numpy as jnp
 
 from flambeau._errors import RegistrationError
 from flambeau.core.cell import Cell, Parameter, owner_of
@@ -23,7 +24,8 @@ class _Entries(Module):
     def _put(self, name: str, value: Any) -> None:
         if isinstance(value, jax.Array):
             owner = owner_of(value)
-            value = owner if isinstance(owner, Parameter) else Parameter(value)
+            # A copy, so that the array itself does not stand for this parameter when it is given a second time.
+            value = owner if isinstance(owner, Parameter) else Parameter(jnp.copy(value))
         elif isinstance(value, Cell) and not isinstance(value, Parameter):
             value = Parameter(value.data)
         setattr(self, name, value)

@@ -20,6 +20,7 @@ def number(what: str, value: Any, low: float = -np.inf, below: float | None = No
     if isinstance(value, (jax.Array, np.ndarray)):
         if value.size != 1:
             raise ValueError(f"Invalid {what}: expected one number, got an array of shape {value.shape}")
+        value = value.reshape(())
         if isinstance(value, jax.core.Tracer):
             return value
     elif isinstance(value, bool) or not isinstance(value, (int, float, np.number)):

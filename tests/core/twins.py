@@ -16,7 +16,7 @@ from flambeau.core import hooks
 from flambeau.core.cell import Cell
 from flambeau.core.module import Module
 
-__all__ = ["Library", "agree", "ours", "plain", "theirs"]
+__all__ = ["Library", "agree", "ours", "plain", "same", "theirs"]
 
 
 class Library:
@@ -81,11 +81,11 @@ def _networks(lib: Library) -> tuple[Any, Any]:
 def plain(value: Any) -> Any:
     """`value` in terms that both libraries share."""
     if isinstance(value, (Cell, jax.Array)) or hasattr(value, "detach"):
-        array = value.data if isinstance(value, Cell) else value.detach() if hasattr(value, "detach") else value
-        if str(array.dtype).endswith("bfloat16"):
-            return ("bfloat16", np.asarray(array.float() if hasattr(array, "float") else array, np.float32))
-        array = np.asarray(array)
-        return (str(array.dtype), array)
+        array: Any = value if isinstance(value, jax.Array) else value.detach()
+        kind = str(array.dtype).removeprefix("torch.")
+        if kind == "bfloat16":  # numpy has none of its own
+            array = array.astype(np.float32) if isinstance(value, (Cell, jax.Array)) else array.float()
+        return (kind, np.array(array))
     if isinstance(value, Module) or (hasattr(value, "named_modules") and not isinstance(value, type)):
         return type(value).__name__
     if isinstance(value, Mapping):
@@ -114,11 +114,12 @@ def agree(torch: Any, program: Callable[[Library], Any]) -> SimpleNamespace:
     else:
         if isinstance(found, Exception):
             raise AssertionError(f"torch gives {expected!r}") from found
-        _same(found, expected)
+        same(found, expected)
     return SimpleNamespace(ours=found, theirs=expected)
 
 
-def _same(found: Any, expected: Any) -> None:
+def same(found: Any, expected: Any) -> None:
+    """Asserts that two results of `plain` are equal, in their order and up to rounding."""
     assert type(found) is type(expected), f"{found!r} and {expected!r}"
     if isinstance(expected, np.ndarray):
         assert found.shape == expected.shape
@@ -126,10 +127,10 @@ def _same(found: Any, expected: Any) -> None:
     elif isinstance(expected, dict):
         assert list(found) == list(expected)
         for key in expected:
-            _same(found[key], expected[key])
+            same(found[key], expected[key])
     elif isinstance(expected, (list, tuple)):
         assert len(found) == len(expected), f"{found!r} and {expected!r}"
         for one, other in zip(found, expected):
-            _same(one, other)
+            same(one, other)
     else:
         assert found == expected

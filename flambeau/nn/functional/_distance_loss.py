@@ -172,9 +172,9 @@ def cosine_embedding_loss(
         ValueError: there is no such reduction.
 
     Example:
-        >>> x = jnp.array([[3.0, 4.0], [3.0, 4.0]])
-        >>> cosine_embedding_loss(x, jnp.array([[1.0, 0.0], [3.0, 4.0]]), jnp.array([1, -1]), reduction="none")
-        Array([0.4, 1. ], dtype=float32)
+        >>> x, y = jnp.array([[2.0, 0.0], [2.0, 0.0]]), jnp.array([[0.0, 2.0], [2.0, 0.0]])
+        >>> cosine_embedding_loss(x, y, jnp.array([1, -1]), margin=0.25, reduction="none")
+        Array([1.  , 0.75], dtype=float32)
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.cosine_embedding_loss.html
     """

@@ -31,9 +31,15 @@ def widen(x: ArrayLike) -> jax.Array:
     return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
 
 
+@jax.custom_jvp
 def absolute(x: jax.Array) -> jax.Array:
     """|x|, with derivative 0 at 0 (`jnp.abs` has 1 there)."""
-    return x * jnp.sign(x)
+    return jnp.abs(x)
+
+
+@absolute.defjvp
+def _absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return absolute(*primals), jnp.sign(primals[0]) * tangents[0]
 
 
 def clamp_min(x: jax.Array, low: float) -> jax.Array:

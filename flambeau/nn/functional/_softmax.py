@@ -48,7 +48,7 @@ def softmax(
         DtypeError: the dtype is no floating one.
 
     Example:
-        >>> softmax(jnp.array([[0.0, 0.0], [9.0, 9.0]]), dim=1)
+        >>> softmax(jax.numpy.array([[0.0, 0.0], [9.0, 9.0]]), dim=1)
         Array([[0.5, 0.5],
                [0.5, 0.5]], dtype=float32)
 
@@ -79,7 +79,7 @@ def log_softmax(
         DtypeError: the dtype is no floating one.
 
     Example:
-        >>> log_softmax(jnp.array([0.0, 1000.0]), dim=0)
+        >>> log_softmax(jax.numpy.array([0.0, 1000.0]), dim=0)
         Array([-1000.,     0.], dtype=float32)
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.log_softmax.html
@@ -109,7 +109,7 @@ def softmin(
         DtypeError: the dtype is no floating one.
 
     Example:
-        >>> softmin(jnp.array([0.0, 1000.0]), dim=0)
+        >>> softmin(jax.numpy.array([0.0, 1000.0]), dim=0)
         Array([1., 0.], dtype=float32)
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softmin.html

@@ -1,4 +1,4 @@
-"""Sums and first maxima over windows, one spatial axis after the other: the engine of every pooling function."""
+"""Where windows lie, and sums and first maxima over them, one axis after the other: the engine of all pooling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Window", "adaptive_window", "first_maximum", "window_counts", "window_sum"]
+from flambeau._errors import DtypeError, ShapeError
+from flambeau.nn.functional._checks import IntOrTuple, check_rank, describe, to_tuple
+
+__all__ = [
+    "OutputSize",
+    "Window",
+    "adaptive_windows",
+    "check_input",
+    "first_maximum",
+    "window_counts",
+    "window_sum",
+    "windows_of",
+]
+
+OutputSize: TypeAlias = int | Sequence[int | None] | None
+"""The size of each spatial dimension of a result; None is that of the input."""
+
+_SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 # Up to this many positions a window is searched one after the other; longer ones by doubling.
 _FEW = 8
@@ -61,7 +78,7 @@ class Window:
         return (self.count - 1) * self.stride + self.reach - self.length - self.padding
 
 
-def adaptive_window(size: int, count: int) -> Window:
+def _adaptive_window(size: int, count: int) -> Window:
     """`count` windows, window i from ⌊i·size / count⌋ to ⌈(i + 1)·size / count⌉, that together cover the axis."""
     if count and size % count == 0:
         return Window(size, size // count, size // count)
@@ -71,6 +88,75 @@ def adaptive_window(size: int, count: int) -> Window:
     spread = starts[:, None] + np.arange(kernel)
     spread[spread >= stops[:, None]] = size
     return Window(size, kernel, kernel, positions=tuple(spread.ravel().tolist()))
+
+
+def check_input(n: int, input: jax.Array, *, integers: bool) -> None:
+    """Raises unless `input` has one or two dimensions besides `n`, none of them empty but N, and numbers in it.
+
+    Raises:
+        ShapeError: `expected input (N, C, L) or (C, L), got float32[3]`.
+        DtypeError: `expected input of a floating dtype, got bool[8, 3]`.
+    """
+    expected = f"(N, C, {_SPATIAL[n]}) or (C, {_SPATIAL[n]})"
+    check_rank(input, (n + 1, n + 2), expected)
+    if 0 in input.shape[-n - 1 :]:
+        raise ShapeError(f"expected input {expected} with no empty dimension but N, got {describe(input)}")
+    kinds = (jnp.floating, jnp.integer) if integers else (jnp.floating,)
+    if not any(jnp.issubdtype(input.dtype, kind) for kind in kinds):
+        raise DtypeError(f"expected input of a floating{' or integer' * integers} dtype, got {describe(input)}")
+
+
+def windows_of(
+    n: int,
+    input: jax.Array,
+    kernel_size: IntOrTuple,
+    stride: IntOrTuple | None,
+    padding: IntOrTuple,
+    dilation: IntOrTuple,
+    ceil_mode: bool,
+) -> tuple[Window, ...]:
+    """The windows of each of the `n` spatial dimensions.
+
+    Raises:
+        ShapeError: an argument is out of range, or the input too small for one window.
+    """
+    # An empty stride is PyTorch's other way to leave it out.
+    steps = kernel_size if stride is None or (isinstance(stride, Sequence) and not stride) else stride
+    kernels, strides = to_tuple(kernel_size, n, "kernel_size"), to_tuple(steps, n, "stride")
+    paddings, dilations = to_tuple(padding, n, "padding"), to_tuple(dilation, n, "dilation")
+    wrong = [
+        f"expected {name} of at least 1, got {values}"
+        for name, values in (("kernel_size", kernels), ("stride", strides), ("dilation", dilations))
+        if min(values) < 1
+    ]
+    each = zip(input.shape[-n:], kernels, strides, paddings, dilations, strict=True)
+    windows = tuple(Window(*numbers, ceil_mode) for numbers in each)
+    if any(not 0 <= window.padding <= window.reach // 2 for window in windows):
+        wrong.append(f"expected padding from 0 to half of kernel_size, got {paddings} for {kernels}")
+    if wrong:
+        raise ShapeError("; ".join(wrong))
+    if min(window.count for window in windows) < 1:
+        least = tuple(window.reach - 2 * window.padding for window in windows)
+        raise ShapeError(f"expected input with ({_SPATIAL[n]}) of at least {least}, got {describe(input)}")
+    return windows
+
+
+def adaptive_windows(n: int, input: jax.Array, output_size: OutputSize) -> tuple[Window, ...]:
+    """As many windows in each of the `n` spatial dimensions as `output_size` asks for.
+
+    Raises:
+        ShapeError: `output_size` has another length, or is negative.
+    """
+    sizes = input.shape[-n:]
+    wanted = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * n
+    if len(wanted) != n:
+        raise ShapeError(f"expected output_size to be an int or {n} ints, got {output_size}")
+    counts = to_tuple(
+        [size if want is None else want for want, size in zip(wanted, sizes, strict=True)], n, "output_size"
+    )
+    if min(counts) < 0:
+        raise ShapeError(f"expected output_size that is not negative, got {output_size}")
+    return tuple(map(_adaptive_window, sizes, counts))
 
 
 def window_counts(window: Window, *, include_pad: bool) -> np.ndarray:

@@ -121,8 +121,8 @@ def gelu(input: jax.Array, approximate: str = "none") -> jax.Array:
         RuntimeError: `approximate` is something else.
 
     Example:
-        >>> gelu(jnp.array([-100.0, 0.0, 1.0])).round(4)
-        Array([-0.    ,  0.    ,  0.8413], dtype=float32)
+        >>> print(f"{gelu(jnp.array(1.0)):.4f}, {gelu(jnp.array(1.0), 'tanh'):.4f}")
+        0.8413, 0.8412
 
     Source: https://arxiv.org/abs/1606.08415
     """
@@ -167,8 +167,8 @@ def mish(input: jax.Array, inplace: bool = False) -> jax.Array:
         input `(*)`, result `(*)`.
 
     Example:
-        >>> mish(jnp.array([-100.0, 0.0, 1.0])).round(4)
-        Array([-0.    ,  0.    ,  0.8651], dtype=float32)
+        >>> print(f"{mish(jnp.array(1.0)):.4f}")
+        0.8651
 
     Source: https://arxiv.org/abs/1908.08681
     """
@@ -191,8 +191,8 @@ def softplus(input: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> ja
         input `(*)`, result `(*)`.
 
     Example:
-        >>> softplus(jnp.array([-1000.0, 0.0, 1000.0])).round(4)
-        Array([0.0000e+00, 6.9310e-01, 1.0000e+03], dtype=float32)
+        >>> softplus(jnp.array([-1000.0, 1000.0]))
+        Array([   0., 1000.], dtype=float32)
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softplus.html
     """

@@ -144,8 +144,8 @@ def renormalize(weight: jax.Array, indices: jax.Array, max_norm: float, norm_typ
         IndexError: an index is outside of the table; under a transform, where it is not known, it is passed over.
 
     Example:
-        >>> renormalize(jnp.array([[3.0, 4.0], [6.0, 8.0]]), jnp.array([0, 0]), max_norm=1.0).round(3)
-        Array([[0.6, 0.8],
+        >>> renormalize(jnp.array([[3.0, 4.0], [6.0, 8.0]]), jnp.array([0, 0]), max_norm=2.5)
+        Array([[1.5, 2. ],
                [6. , 8. ]], dtype=float32)
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.embedding.html

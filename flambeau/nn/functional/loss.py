@@ -267,8 +267,9 @@ def kl_div(
         ValueError: there is no such reduction.
 
     Example:
-        >>> kl_div(jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[0.0, 1.0]]), reduction="batchmean").round(4)
-        Array(0.6931, dtype=float32)
+        >>> loss = kl_div(jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[0.0, 1.0]]), reduction="batchmean")
+        >>> print(f"{loss:.4f}")
+        0.6931
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.kl_div.html
     """

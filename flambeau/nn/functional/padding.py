@@ -37,8 +37,8 @@ def pad(
         input `(*, H, W)`, result `(*, top + H + bottom, left + W + right)` for pad `(left, right, top, bottom)`.
 
     Raises:
-        ShapeError: the amounts do not fit the input: a reflection needs less than the size, a circular padding at most the
-            size, and no size may become negative.
+        ShapeError: the amounts do not fit the input: a reflection takes less than the size, a circular padding at most the
+            size that negative amounts leave (PyTorch returns unset memory for more), and no size may become negative.
         ValueError: there is no such mode, or it takes no value.
 
     Example:

@@ -12,7 +12,7 @@ import pytest
 
 from flambeau._errors import DtypeError, FlambeauWarning, ShapeError
 from flambeau.core.random import Generator
-from flambeau.nn.functional import activation as F
+from flambeau.nn import functional as F
 from tests.nn.functional.parity import compare, normal
 
 X = 4 * normal(3, 6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flambeau._errors import ShapeError
-from flambeau.nn.functional import loss as F
+from flambeau.nn import functional as F
 from tests.nn.functional.parity import compare, each_reduction, normal
 
 X, Y, Z = normal(3, 4), normal(3, 4, seed=1), normal(3, 4, seed=2)

@@ -13,7 +13,7 @@ import pytest
 
 from flambeau._errors import FlambeauWarning, ShapeError
 from flambeau.core.random import Generator, manual_seed, next_key
-from flambeau.nn.functional import dropout as F
+from flambeau.nn import functional as F
 
 ALPHA = 1.7580993408473766
 # Each with an input that it takes without a warning, and the shape of one draw in it.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flambeau._errors import DtypeError, ShapeError
-from flambeau.nn.functional import embedding as F
+from flambeau.nn import functional as F
 from tests.nn.functional.parity import compare, normal
 
 INDICES = np.array([[3, 1, 3, 0], [4, 3, 1, 1]])

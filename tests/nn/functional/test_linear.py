@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambeau._errors import DtypeError, ShapeError
-from flambeau.nn.functional import linear as F
+from flambeau.nn import functional as F
 from tests.nn.functional.parity import compare, normal
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flambeau._errors import DtypeError, ShapeError
-from flambeau.nn.functional import normalization as F
+from flambeau.nn import functional as F
 from tests.nn.functional.parity import compare, normal
 
 SHAPES = [(5, 3), (4, 3, 6), (2, 3, 4, 5), (2, 3, 2, 3, 2)]
