@@ -41,7 +41,9 @@ def images(size: int) -> tuple[int, ...]:
     return (4, 1, size, size)
 
 
-def step(title: str, input_shape: Callable[[int], tuple[int, ...]] = images) -> Callable[..., Callable[[int], nn.Module]]:
+def step(
+    title: str, input_shape: Callable[[int], tuple[int, ...]] = images
+) -> Callable[..., Callable[[int], nn.Module]]:
     """Puts a function that builds a network into the list of steps."""
 
     def put(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
@@ -278,7 +280,9 @@ class MyEncoder(nn.Module):
     def __init__(self, enc_sizes, *args, **kwargs):
         super().__init__()
         pairs = zip(enc_sizes, enc_sizes[1:])
-        self.conv_blocks = nn.Sequential(*[conv_block(i, o, *args, kernel_size=3, padding=1, **kwargs) for i, o in pairs])
+        self.conv_blocks = nn.Sequential(
+            *[conv_block(i, o, *args, kernel_size=3, padding=1, **kwargs) for i, o in pairs]
+        )
 
     def forward(self, x):
         return self.conv_blocks(x)

@@ -46,7 +46,9 @@ class MyEncoder(nn.Module):
     def __init__(self, enc_sizes: list[int], *args: Any, **kwargs: Any) -> None:
         super().__init__()
         pairs = zip(enc_sizes, enc_sizes[1:])
-        self.conv_blocks = nn.ModuleList([conv_block(i, o, *args, kernel_size=3, padding=1, **kwargs) for i, o in pairs])
+        self.conv_blocks = nn.ModuleList(
+            [conv_block(i, o, *args, kernel_size=3, padding=1, **kwargs) for i, o in pairs]
+        )
         self.trace: list[jax.Array] = []
 
     def forward(self, x: jax.Array) -> jax.Array:
@@ -102,7 +104,8 @@ def split(digits: Digits, held_out: int) -> tuple[Digits, Digits]:
     rng = np.random.default_rng(0)
     classes = [rng.permutation(np.flatnonzero(digits.labels == label)) for label in range(10)]
     cut = held_out // 10
-    return digits[np.concatenate([rows[cut:] for rows in classes])], digits[np.concatenate([rows[:cut] for rows in classes])]
+    train, judge = (np.concatenate([rows[part] for rows in classes]) for part in (slice(cut, None), slice(cut)))
+    return digits[train], digits[judge]
 
 
 def batches(digits: Digits, size: int, rng: np.random.Generator) -> Iterator[Digits]:
@@ -178,52 +181,68 @@ class Interruption:
         self.requested = True
 
 
-@dataclass
 class Training:
-    """How far a training has come."""
+    """How far a training has come, how long it took, and what the steps gave."""
 
-    steps: int
-    done: int = 0
-    seconds: float = 0.0
-    first_step: float = 0.0
+    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.history: list[tuple[float, float]] = []
+        self.started = time.perf_counter()
+        self.seconds = self.first_step = 0.0
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def done(self) -> int:
+        return len(self.history)
+
+    def record(self, loss: float, right: float) -> None:
+        self.history.append((loss, right))
+        self.seconds = time.perf_counter() - self.started
+        self.first_step = self.first_step or self.seconds
+        if not math.isfinite(loss):
+            raise Refused(f"the loss is {loss} after step {self.done}: choose a lower --lr")
+
+    def recent(self) -> tuple[float, float]:
+        """Mean loss and share of right answers since the present epoch began."""
+        began = (self.done - 1) // self.steps_per_epoch * self.steps_per_epoch
+        loss, right = np.mean(self.history[began:], axis=0)
+        return loss, right
 
 
-def train(net: nn.Module, digits: Digits, held_out: Digits, options: argparse.Namespace, stop: Interruption) -> Training:
-    """Trains until all epochs are done, or `stop` is requested."""
+def train(
+    net: nn.Module, digits: Digits, held_out: Digits, options: argparse.Namespace, stop: Interruption
+) -> Training:
+    """Trains until all epochs are done, or until `stop` is requested."""
     optimizer = fb.optim.AdamW(net.parameters(), lr=options.lr)
     rng = np.random.default_rng(options.seed)
-    training = Training(steps=options.epochs * (len(digits) // options.batch_size))
-    started = time.perf_counter()
+    training = Training(options.epochs, len(digits) // options.batch_size)
     with progress_bar() as bar:
-        task = bar.add_task("", total=training.steps, loss=math.nan, right=math.nan)
+        task = bar.add_task("compiling", total=training.steps, news="")
         for epoch in range(1, options.epochs + 1):
             net.train()
-            seen = []
             for batch in batches(digits, options.batch_size, rng):
                 optimizer.param_groups[0]["lr"] = learning_rate(options.lr, training.done / training.steps)
-                seen.append([float(part) for part in train_step(net, optimizer, batch.images, batch.labels)])
-                training.done += 1
-                if not math.isfinite(seen[-1][0]):
-                    raise Refused(f"the loss is {seen[-1][0]} after step {training.done}: choose a lower --lr than {options.lr}")
-                training.seconds = time.perf_counter() - started
-                training.first_step = training.first_step or training.seconds
-                loss, right = np.mean(seen, axis=0)
-                bar.update(task, advance=1, description=f"epoch {epoch}/{options.epochs}", loss=loss, right=right)
+                loss, right = train_step(net, optimizer, batch.images, batch.labels)
+                training.record(float(loss), float(right))
+                loss, right = training.recent()
+                news = f"loss {loss:.4f}   right {right:6.1%}"
+                bar.update(task, advance=1, description=f"epoch {epoch:2}/{options.epochs}", news=news)
                 if stop.requested:
                     return training
             judged = accuracy(predict(net, held_out.images), held_out)
             console.print(
-                f"epoch {epoch:2}/{options.epochs}   loss {loss:.4f}   right {right:6.1%}   held out {judged:6.1%}   "
-                f"{training.seconds:5.1f} s"
+                f"epoch {epoch:2}/{options.epochs}   {news}   held out {judged:6.1%}   {training.seconds:5.1f} s"
             )
     return training
 
 
 def progress_bar() -> Progress:
-    columns = "{task.description}", "loss {task.fields[loss]:.3f}", "right {task.fields[right]:.1%}"
-    texts = [TextColumn(text) for text in columns]
-    # Without a terminal, the line of each epoch is all there is.
-    return Progress(texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    """A bar that moves with each step. Without a terminal there is none, and a line for each epoch says it all."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"), TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 # -- Options ----------------------------------------------------------------------------------------------------------------
@@ -275,7 +294,7 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     options.epochs = options.epochs or (1 if options.quick else 12)
     options.digits = 400 if options.quick else 4000
     if options.batch_size > options.digits:
-        raise Refused(f"argument --batch-size: {options.batch_size} is more than the {options.digits} digits to train on")
+        raise Refused(f"argument --batch-size: there are only {options.digits} digits, got {options.batch_size}")
     return options
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
@@ -29,25 +28,27 @@ def choose(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 class Sheet:
-    """A dark figure that fills from top to bottom, in inches."""
+    """A dark figure that fills from top to bottom: what is put down goes to the present height, `top`, in inches."""
 
     def __init__(self, height: float) -> None:
         self.width, self.height = 2 * MARGIN + COLUMNS * (CELL + GAP) - GAP, height
         self.figure = Figure(figsize=(self.width, self.height), facecolor=PAPER)
         self.top = MARGIN
 
-    def text(self, words: str, size: float, color: str = INK, left: float = 0.0, align: str = "left") -> None:
-        x, y = (MARGIN + left) / self.width, 1 - self.top / self.height
-        self.figure.text(x, y, words, size=size, color=color, ha=align, va="top")
+    def text(self, words: str, size: float, color: str = INK, column: int | None = None) -> None:
+        """Words from the left margin on, or in the middle of a column."""
+        x = MARGIN if column is None else MARGIN + column * (CELL + GAP) + CELL / 2
+        align = "left" if column is None else "center"
+        self.figure.text(x / self.width, 1 - self.top / self.height, words, size=size, color=color, ha=align, va="top")
 
-    def image(self, column: int, pixels: np.ndarray, frame: str | None = None, **options: object) -> Axes:
+    def image(self, column: int, pixels: np.ndarray, colors: str, limits: tuple[float, float], frame: str = "") -> None:
+        """An image (H, W) in a column; `frame` is the colour of a frame around it."""
         left, bottom = MARGIN + column * (CELL + GAP), self.height - self.top - CELL
         box = (left / self.width, bottom / self.height, CELL / self.width, CELL / self.height)
         axes = self.figure.add_axes(box, xticks=[], yticks=[])
-        axes.imshow(pixels, **options)
+        axes.imshow(pixels, cmap=colors, vmin=limits[0], vmax=limits[1])
         for spine in axes.spines.values():
-            spine.set(visible=frame is not None, color=frame, linewidth=2.5)
-        return axes
+            spine.set(visible=bool(frame), color=frame or PAPER, linewidth=2.5)
 
 
 def draw(path: Path, digits: Digits, logits: np.ndarray, layers: list[np.ndarray], right: float) -> None:
@@ -80,34 +81,34 @@ def draw(path: Path, digits: Digits, logits: np.ndarray, layers: list[np.ndarray
 
 def draw_digits(sheet: Sheet, digits: Digits, logits: np.ndarray, shown: int) -> None:
     """A row of digits, and below each one the answer and how sure the network was."""
-    sure = np.exp(logits - logits.max(axis=1, keepdims=True))
-    sure = sure / sure.sum(axis=1, keepdims=True)
-    for column, (image, label, answer) in enumerate(zip(digits.images, digits.labels, logits.argmax(axis=1))):
-        frame = WRONG if answer != label else SHOWN if column == shown else None
-        sheet.image(column, image[0], frame, cmap="gray", vmin=0, vmax=1)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    sure = odds.max(axis=1) / odds.sum(axis=1)
+    answers = logits.argmax(axis=1)
+    wrong = answers != digits.labels
+    for column, image in enumerate(digits.images):
+        frame = WRONG if wrong[column] else SHOWN if column == shown else ""
+        sheet.image(column, image[0], "gray", (0, 1), frame)
     sheet.top += CELL + 0.22 * LINE
-    for column, (label, answer) in enumerate(zip(digits.labels, logits.argmax(axis=1))):
-        words = f"{answer}" if answer == label else f"{answer}, not {label}"
-        middle = column * (CELL + GAP) + CELL / 2
-        sheet.text(words, 15, RIGHT if answer == label else WRONG, middle, "center")
-        sheet.top += 0.68 * LINE
-        sheet.text(f"{sure[column, answer]:.0%} sure", 9, FAINT, middle, "center")
-        sheet.top -= 0.68 * LINE
-    sheet.top += 1.1 * LINE
+    for column, (answer, label) in enumerate(zip(answers, digits.labels)):
+        words, color = (f"{answer}, not {label}", WRONG) if wrong[column] else (f"{answer}", RIGHT)
+        sheet.text(words, 15, color, column)
+    sheet.top += 0.68 * LINE
+    for column in range(len(answers)):
+        sheet.text(f"{sure[column]:.0%} sure", 9, FAINT, column)
+    sheet.top += 0.42 * LINE
 
 
 def draw_maps(sheet: Sheet, number: int, maps: np.ndarray) -> None:
     """The channels of one layer (C, H, W) that vary most, in their order, with one colour scale for all of them."""
     count = min(len(maps), COLUMNS * map_rows(maps[None]))
     channels = np.sort(np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:count])
+    limits = maps.min(), np.quantile(maps[channels], 0.998)
     sheet.top += 0.7 * LINE
-    height, width = maps.shape[1:]
-    sheet.text(f"Block {number}: {count} of {len(maps)} channels, {height} × {width}", 11.5, FAINT)
+    sheet.text(f"Block {number}: {count} of {len(maps)} channels, {maps.shape[1]} × {maps.shape[2]}", 11.5, FAINT)
     sheet.top += 0.9 * LINE
     for place, channel in enumerate(channels):
-        column = place % COLUMNS
-        sheet.image(column, maps[channel], cmap="inferno", vmin=maps.min(), vmax=np.quantile(maps[channels], 0.998))
-        if column == COLUMNS - 1 or place == count - 1:
+        sheet.image(place % COLUMNS, maps[channel], "inferno", limits)
+        if place % COLUMNS == COLUMNS - 1 or place == count - 1:
             sheet.top += CELL + GAP
 
 

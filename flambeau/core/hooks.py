@@ -150,9 +150,9 @@ class HookMethods(Node):
     def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Calls `hook(module, grad_input, grad_output)` when the gradient with respect to the module's inputs is there.
 
-        Both are tuples over the positional arguments and the outputs, with None for what is no array or what no gradient
-        reached. If nothing is differentiated with respect to the inputs, all of `grad_input` is None. What the hook returns,
-        if anything, replaces `grad_input`.
+        Both are tuples, over the positional arguments and over the outputs (an array or a tuple of arrays), with None for what
+        is no array and for an output that no gradient reached. Where some input is differentiated, the others have the
+        gradient 0; where none is, all of `grad_input` is None. What the hook returns, if anything, replaces `grad_input`.
         """
         return add(self, "_backward_hooks", Hook(hook), prepend=prepend)
 

@@ -38,7 +38,7 @@ def settle(error: Exception) -> None:
     names = [_name_below(outer, inner) for outer, inner in zip(modules, modules[1:], strict=False)]
     path = ".".join(name for name in names if name)
     line = repr(modules[-1]).split("\n", 1)[0]
-    line = line[:-1] + "...)" if line.endswith("(") else line
+    line = line + "...)" if line.endswith("(") else line
     where = f"{path} ({line})" if path else line
     if isinstance(error, FlambeauError) and error.location is None:
         error.location = where

@@ -18,13 +18,13 @@ __all__ = ["check_keywords", "missing_forward", "no_child"]
 
 def missing_forward(cls: type) -> str:
     """What to say of a class whose instances are called and that has no `forward`."""
-    init = cls.__dict__.get("__init__")
-    constants = getattr(getattr(init, "__code__", None), "co_consts", ())
-    if any(inspect.iscode(constant) and constant.co_name == "forward" for constant in constants):
-        return (
-            f'{cls.__name__} has no "forward": one is defined inside of {cls.__name__}.__init__, where it is a local function. '
-            f"Move `def forward` out, to the indentation of `def __init__`."
-        )
+    for base in cls.__mro__:
+        constants = getattr(getattr(base.__dict__.get("__init__"), "__code__", None), "co_consts", ())
+        if any(inspect.iscode(constant) and constant.co_name == "forward" for constant in constants):
+            return (
+                f'{cls.__name__} has no "forward": one is defined inside of {base.__name__}.__init__, where it is a local '
+                f"function. Move `def forward` out, to the indentation of `def __init__`."
+            )
     return f'Module [{cls.__name__}] is missing the required "forward" function: define forward(self, ...) in the class'
 
 

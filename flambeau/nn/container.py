@@ -32,9 +32,9 @@ class _Ordered(Module):
         names = [str(i) for i in range(index + size if index < 0 else index, size)]
         if not self._modules.keys() >= set(names):
             raise KeyError(f"insert moves numbered modules up by one, but these are named {', '.join(self._modules)}")
-        moved = [self._modules[name] for name in names]
         self.append(module)
-        self._modules.update(zip([*names, str(size)], [module, *moved], strict=True))
+        moved = [self._modules[name] for name in (str(size), *names)]
+        self._modules.update(zip([*names, str(size)], moved, strict=True))
 
     def __setitem__(self, index: int, module: Module | None) -> None:
         setattr(self, self._name_at(index), module)

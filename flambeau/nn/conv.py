@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import jax
 from jax.typing import DTypeLike
 
+from flambeau._errors import ShapeError
 from flambeau.core.module import Module
 from flambeau.nn import functional as F
 from flambeau.nn._factory import draw_by_fan_in, parameter
@@ -18,6 +19,7 @@ __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "
 Padding: TypeAlias = IntOrTuple | Literal["valid", "same"]
 PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
 
+_SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 _MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -129,11 +131,23 @@ class _Conv(_ConvNd):
         )
 
     def forward(self, input: jax.Array) -> jax.Array:
-        padding = self.padding
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
+        """The layer with other parameters: what subclasses that change the weight call, by PyTorch's name."""
+        convolve, padding = type(self)._function, self.padding
         if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
-        convolve = type(self)._function
-        return convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+            input, padding = self._padded(input, self.padding_mode), 0
+        return convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _padded(self, input: jax.Array, mode: Literal["reflect", "replicate", "circular"]) -> jax.Array:
+        """The input with what the mode puts around it."""
+        ranks = (self._dims + 1, self._dims + 2)
+        if input.ndim not in ranks or input.shape[-self._dims - 1] != self.in_channels:
+            # Said here, because a convolution would show the padded shape.
+            one = f"{self.in_channels}, {_SPATIAL[self._dims]}"
+            raise ShapeError(f"expected input (N, {one}) or ({one}), got {describe(input)}")
+        return F.pad(input, self._margins(), mode=mode)
 
     def _margins(self) -> list[int]:
         """The padding as `pad` takes it: before and after, from the last dimension to the first."""
@@ -192,7 +206,7 @@ class _ConvTranspose(_ConvNd):
         others = input.ndim - self._dims
         wanted = output_size[others:] if len(output_size) == input.ndim else output_size
         if len(wanted) != self._dims:
-            raise ValueError(f"expected output_size of {self._dims} or {input.ndim} ints, got {output_size}")
+            raise ShapeError(f"expected output_size of {self._dims} or {input.ndim} ints, got {output_size}")
         least = [
             (size - 1) * stride - 2 * int(padding) + dilation * (kernel - 1) + 1
             for size, stride, padding, dilation, kernel in zip(
@@ -201,7 +215,7 @@ class _ConvTranspose(_ConvNd):
         ]
         most = [size + stride - 1 for size, stride in zip(least, self.stride, strict=True)]
         if not all(low <= size <= high for low, size, high in zip(least, wanted, most, strict=True)):
-            raise ValueError(
+            raise ShapeError(
                 f"expected output_size from {least} to {most} for input {describe(input)}, got {output_size}"
             )
         return tuple(size - low for size, low in zip(wanted, least, strict=True))
@@ -351,8 +365,8 @@ class ConvTranspose1d(_ConvTranspose):
         argument `output_size`, in the place of `output_padding`: the shape of the result, or its last dimension.
 
     Raises:
-        ValueError: settings that do not go together, or an `output_size` that cannot be reached.
-        ShapeError: the input has another number of dimensions or channels.
+        ValueError: settings that do not go together; the message lists all.
+        ShapeError: the input has another number of dimensions or channels, or `output_size` cannot be reached.
         DtypeError: the input has another dtype than the weight.
 
     Example:
@@ -393,8 +407,8 @@ class ConvTranspose2d(_ConvTranspose):
         argument `output_size`, in the place of `output_padding`: the shape of the result, or its last 2 dimensions.
 
     Raises:
-        ValueError: settings that do not go together, or an `output_size` that cannot be reached.
-        ShapeError: the input has another number of dimensions or channels.
+        ValueError: settings that do not go together; the message lists all.
+        ShapeError: the input has another number of dimensions or channels, or `output_size` cannot be reached.
         DtypeError: the input has another dtype than the weight.
 
     Example:
@@ -435,8 +449,8 @@ class ConvTranspose3d(_ConvTranspose):
         argument `output_size`, in the place of `output_padding`: the shape of the result, or its last 3 dimensions.
 
     Raises:
-        ValueError: settings that do not go together, or an `output_size` that cannot be reached.
-        ShapeError: the input has another number of dimensions or channels.
+        ValueError: settings that do not go together; the message lists all.
+        ShapeError: the input has another number of dimensions or channels, or `output_size` cannot be reached.
         DtypeError: the input has another dtype than the weight.
 
     Example:

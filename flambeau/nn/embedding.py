@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flambeau.core.cell import Parameter
+from flambeau.core.cell import Cell, Parameter
 from flambeau.core.module import Module
 from flambeau.nn import functional as F
 from flambeau.nn import init
@@ -31,7 +31,7 @@ class Embedding(Module):
         norm_type: the p of that norm.
         scale_grad_by_freq: whether to divide the gradient of a row by how often the input holds its index.
         sparse: only False; JAX has no sparse gradients.
-        _weight: a table to begin with.
+        _weight: a table to begin with, which is copied.
         _freeze: whether the table is not learnt.
         device: where the table lies.
         dtype: its dtype.
@@ -93,10 +93,9 @@ class Embedding(Module):
             self.reset_parameters()
         elif tuple(_weight.shape) != shape:
             raise AssertionError(f"expected _weight {shape}, got {tuple(_weight.shape)}")
-        elif isinstance(_weight, Parameter):
-            self.register_parameter("weight", _weight.requires_grad_(not _freeze))
         else:
-            self.register_parameter("weight", Parameter(jnp.asarray(_weight), requires_grad=not _freeze))
+            table = _weight.data if isinstance(_weight, Cell) else _weight
+            self.register_parameter("weight", Parameter(jnp.array(table), requires_grad=not _freeze))
 
     def reset_parameters(self) -> None:
         """Draws the table anew."""
@@ -131,7 +130,7 @@ class Embedding(Module):
         """Makes the layer from a table, which is not learnt unless `freeze=False`.
 
         Args:
-            embeddings: the table `(V, D)`.
+            embeddings: the table `(V, D)`, which is copied.
             freeze: whether the table is not learnt.
             padding_idx: as for the class; the row stays what it is.
             max_norm: as for the class.

@@ -125,7 +125,7 @@ class _AdaptiveMaxPool(Module):
 
     _function: ClassVar[Callable[..., Any]]
 
-    def __init__(self, output_size: int | None | Sequence[int | None], return_indices: bool = False) -> None:
+    def __init__(self, output_size: int | Sequence[int | None] | None, return_indices: bool = False) -> None:
         super().__init__()
         self.output_size = output_size
         self.return_indices = return_indices

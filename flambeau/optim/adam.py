@@ -45,8 +45,8 @@ class Adam(Optimizer):
         >>> optimizer = fb.optim.Adam(net.parameters(), lr=0.5)
         >>> before = net.bias
         >>> optimizer.step(fb.grad(lambda net: net(jnp.ones((1, 2))).sum())(net))
-        >>> float((net.bias - before).round(4)[0])
-        -0.5
+        >>> print((net.bias - before).round(4))
+        [-0.5]
 
     Source: https://arxiv.org/abs/1412.6980, https://docs.pytorch.org/docs/2.13/generated/torch.optim.Adam.html
     """
@@ -189,13 +189,13 @@ def _scale_by_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformatio
     """
     shapes = optax.scale_by_amsgrad(b1, b2, eps)
 
-    def update(grads: Any, state: optax.ScaleByAmsgradState, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
         mean, square = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu_max, b2, count)
-        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mean, square)
-        return updates, optax.ScaleByAmsgradState(count, mu, nu, nu_max)
+        step = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mean, square)
+        return step, optax.ScaleByAmsgradState(count, mu, nu, nu_max)
 
     return optax.GradientTransformation(shapes.init, update)

@@ -55,8 +55,8 @@ class Optimizer(Node):
         >>> before = net.bias
         >>> grads = fb.grad(lambda net: net(jnp.ones((1, 2))).sum())(net)
         >>> optimizer.step(grads)
-        >>> float((net.bias - before).round(4)[0])
-        -0.1
+        >>> print((net.bias - before).round(4))
+        [-0.1]
 
     Source: https://docs.pytorch.org/docs/2.13/optim.html
     """
@@ -66,7 +66,6 @@ class Optimizer(Node):
     _counter: ClassVar[str] = ""
     _renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
-    param_groups: list[ParamGroup]
     defaults: dict[str, Any]
 
     def __init__(self, params: Params, transformation: Any, **options: Any) -> None:
@@ -84,7 +83,7 @@ class Optimizer(Node):
         renamed = tuple(self._renamed.items())
         self._recipe = Recipe(transformation, tuple(options), self._independent, self._counter, renamed)
         self.defaults = self._check_options(options)
-        self.param_groups = []
+        self._groups: tuple[ParamGroup, ...] = ()
         for group in _as_groups(type(self).__name__, params):
             self.add_param_group(group)
 
@@ -93,6 +92,14 @@ class Optimizer(Node):
         return options
 
     # -- groups ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The groups, each a dict of options as in PyTorch: `optimizer.param_groups[0]["lr"] = 1e-4`.
+
+        A tuple, since a list would suggest that what is appended to it is optimized: that is what `add_param_group` is for.
+        """
+        return self._groups
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds parameters with options of their own, such as layers that are unfrozen during training.
@@ -113,14 +120,14 @@ class Optimizer(Node):
         options = self._check_options({**self.defaults, **given})
         if names:
             options["param_names"] = tuple(names)
-        self.param_groups.append(ParamGroup(self._recipe, params, options))
+        self._groups = (*self._groups, ParamGroup(self._recipe, params, options))
 
     def _check_new(self, names: list[str], params: list[Parameter]) -> None:
         if not params:
             raise ValueError("optimizer got an empty parameter list")
         if len(set(params)) != len(params):
             raise ValueError("optimizer contains a parameter group with duplicate parameters")
-        for group in self.param_groups:
+        for group in self._groups:
             if not set(params).isdisjoint(group["params"]):
                 raise ValueError("some parameters appear in more than one parameter group")
             if bool(names) != ("param_names" in group):
@@ -128,6 +135,10 @@ class Optimizer(Node):
                     f"all optimizer param groups should be with/without names. cannot add param group "
                     f"{'with' if names else 'without'} names to the optimizer"
                 )
+        known = [name for group in self._groups for name in group.get("param_names", ())] + names
+        twice = [name for name in names if known.count(name) > 1]
+        if twice:
+            raise ValueError(f"two parameters are named {twice[0]!r}: tell them apart by named_parameters(prefix=...)")
 
     def _check_known(self, given: dict[str, Any]) -> None:
         """A group may carry anything, as in PyTorch, but not an argument of optax's function that nobody would pass on."""
@@ -166,7 +177,7 @@ class Optimizer(Node):
             self._step(grads, extra)
 
     def _step(self, grads: Any, extra: dict[str, Any]) -> None:
-        groups = self.param_groups
+        groups = self._groups
         for group, own in zip(groups, sort_gradients(groups, grads), strict=True):
             group._update(own, extra)
 
@@ -184,7 +195,7 @@ class Optimizer(Node):
         return MappingProxyType(
             {
                 group["params"][i]: MappingProxyType(entry)
-                for group in self.param_groups
+                for group in self._groups
                 for i, entry in save_group(group)[0].items()
             }
         )
@@ -203,7 +214,7 @@ class Optimizer(Node):
         groups: list[dict[str, Any]] = []
         shared: list[dict[str, Any]] = []
         start = 0
-        for group in self.param_groups:
+        for group in self._groups:
             own, common = save_group(group)
             state.update({start + i: entry for i, entry in own.items()})
             shared.append(common)
@@ -227,7 +238,7 @@ class Optimizer(Node):
         transaction(self, lambda: self._load(state_dict))
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
-        groups, saved_groups = self.param_groups, state_dict["param_groups"]
+        groups, saved_groups = self._groups, state_dict["param_groups"]
         if len(groups) != len(saved_groups):
             raise ValueError(
                 f"loaded state dict has a different number of parameter groups: {len(saved_groups)}, not {len(groups)}"
@@ -252,11 +263,16 @@ class Optimizer(Node):
             raise StateDictError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t{lines}")
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__} ("]
-        for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
-            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
-        return "\n".join([*lines, ")"])
+        groups = [
+            "".join(
+                [
+                    f"Parameter Group {i}\n",
+                    *(f"    {name}: {group[name]}\n" for name in sorted(group) if name != "params"),
+                ]
+            )
+            for i, group in enumerate(self._groups)
+        ]
+        return f"{type(self).__name__} (\n" + "\n".join(groups) + ")"
 
 
 def _as_groups(optimizer: str, params: Any) -> list[Any]:

@@ -65,7 +65,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         self._require()
         entry = self._options[name]
-        if name == "params":
+        if name in ("params", "param_names"):
             return list(entry)
         if isinstance(entry, Cell):
             return self._number(entry)
@@ -79,10 +79,10 @@ class ParamGroup(Node, MutableMapping[str, Any]):
             )
         entry = self._options.get(name)
         if isinstance(entry, Cell) and _is_number(value):
-            entry.set(_as_number(value, entry.dtype), owner=self, name=name, exposed=False)
+            self._set_number(name, entry, value)
         elif _holds_cells(entry) and _are_numbers(value) and len(value) == len(entry):
             for cell, number in zip(entry, value, strict=True):
-                cell.set(_as_number(number, cell.dtype), owner=self, name=name, exposed=False)
+                self._set_number(name, cell, number)
         elif name not in self._options or type(entry) is not type(value) or entry != value:
             transaction(self, lambda: self._restructure(name, value))
 
@@ -122,6 +122,10 @@ class ParamGroup(Node, MutableMapping[str, Any]):
             return value
         # The shortest decimal that rounds to the value: 0.001, not the 0.0010000000474974513 that its float32 is.
         return float(str(np.asarray(value)[()]))
+
+    def _set_number(self, name: str, cell: Cell, value: Any) -> None:
+        # An array is the user's too, and must not be donated.
+        cell.set(_as_number(value, cell.dtype), owner=self, name=name, exposed=isinstance(value, jax.Array))
 
     def _restructure(self, name: str, value: Any) -> None:
         self._options[name] = _as_option(value)
@@ -168,18 +172,6 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         places = self._places(members, layout)
         return [self._shared[cohort[0], name] if i is None else self._state[i, name] for i, name in places]
 
-    def _slots(self, members: Sequence[int]) -> list[Slot]:
-        names = self._options.get("param_names")
-        return [Slot(names[i] if names else i) for i in members]
-
-    def _cells(self, cohort: Sequence[int], members: Sequence[int], layout: Layout) -> list[Cell]:
-        """The cells of the state of some members of a cohort, in the order of the layout."""
-        slots = dict(zip(self._slots(members), members, strict=True))
-        return [
-            self._shared[cohort[0], name] if slot is None else self._state[slots[slot], name]
-            for slot, name in layout.places
-        ]
-
     def _partition(self, common: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
         """The parameters in cohorts, whose members have been stepped equally often and so share a count.
 
@@ -197,7 +189,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         rule, numbers = self._rule(), self._numbers()
         for cohort in self._cohorts:
             layout, leaves = rule.init(numbers, self._tree(cohort))
-            self._layouts[rule, cohort] = layout
+            self._layouts[rule, *self._slots(cohort)] = layout
             yield cohort, self._places(cohort, layout), leaves
 
     def _prepare(self) -> None:
@@ -215,7 +207,8 @@ class ParamGroup(Node, MutableMapping[str, Any]):
                 registry[key] = Cell(leaf)
 
     def _layout(self, rule: Rule, cohort: tuple[int, ...], members: tuple[int, ...]) -> Layout:
-        layout = self._layouts.get((rule, members))
+        key = (rule, *self._slots(members))
+        layout = self._layouts.get(key)
         if layout is None:
             found: list[Layout] = []
 
@@ -232,7 +225,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
                         f"the transformation keeps its state {name!r} for all parameters of the group together, so each step "
                         f"needs a gradient for each of them"
                     )
-            self._layouts[rule, members] = layout
+            self._layouts[key] = layout
         return layout
 
     # -- the update -----------------------------------------------------------------------------------------------------
@@ -278,8 +271,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
             if part[0] != cohort[0]:
                 for name in shared:
                     self._shared[part[0], name] = Cell(self._shared[cohort[0], name].get(self))
-        position = self._cohorts.index(cohort)
-        self._cohorts = (*self._cohorts[:position], members, rest, *self._cohorts[position + 1 :])
+        self._cohorts = tuple(sorted({*self._cohorts, members, rest} - {cohort}))
         return members
 
     # -- copies ---------------------------------------------------------------------------------------------------------

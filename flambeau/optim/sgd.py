@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,8 @@ class SGD(Optimizer):
         >>> optimizer = fb.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
         >>> before = net.bias
         >>> optimizer.step(fb.grad(lambda net: net(jnp.ones((1, 2))).sum())(net))
-        >>> float((net.bias - before).round(4)[0])
-        -0.5
+        >>> print((net.bias - before).round(4))
+        [-0.5]
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.optim.SGD.html
     """
@@ -115,17 +115,20 @@ def _momentum(momentum: Any, dampening: Any, nesterov: bool) -> optax.GradientTr
     """`optax.trace` with what it lacks, PyTorch's dampening. That spares the first step, so it must be known which is first."""
     trace = optax.trace(momentum)
 
-    def init(params: Any) -> _MomentumState:
-        return _MomentumState(jnp.zeros((), bool), trace.init(params).trace)
+    def init(params: Any) -> Any:
+        (zeros,) = cast(optax.TraceState, trace.init(params))
+        return _MomentumState(jnp.zeros((), bool), zeros)
 
-    def update(grads: Any, state: _MomentumState, params: Any = None) -> tuple[Any, _MomentumState]:
-        damped = grads
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        used = jnp.not_equal(momentum, 0)  # while it is 0, PyTorch leaves the buffers alone
+        damped = updates
         if not is_off(dampening):
-            part = jnp.where(state.started, 1 - dampening, 1)
-            damped = jax.tree.map(lambda g: part * g, grads)
+            part = jnp.where(used & state.started, 1 - dampening, 1)
+            damped = jax.tree.map(lambda g: part * g, updates)
         buffer, _ = trace.update(damped, optax.TraceState(state.trace))
         # With dampening, PyTorch's nesterov adds the gradient as it was: not what optax.trace(nesterov=True) does.
-        updates = jax.tree.map(lambda g, b: g + momentum * b, grads, buffer) if nesterov else buffer
-        return updates, _MomentumState(jnp.ones((), bool), buffer)
+        step = jax.tree.map(lambda g, b: g + momentum * b, updates, buffer) if nesterov else buffer
+        kept = jax.tree.map(lambda new, old: jnp.where(used, new, old), buffer, state.trace)
+        return step, _MomentumState(used | state.started, kept)
 
     return optax.GradientTransformation(init, update)

@@ -16,7 +16,7 @@ from flambeau.core import hooks
 from flambeau.core.cell import Cell
 from flambeau.core.module import Module
 
-__all__ = ["Library", "agree", "ours", "plain", "same", "theirs"]
+__all__ = ["Library", "Log", "agree", "ours", "plain", "same", "theirs"]
 
 
 class Library:
@@ -35,6 +35,17 @@ class Library:
             numbers = np.random.default_rng(list(name.encode())).normal(size=tuple(parameter.shape))
             parameter.data = self.array(numbers)
         return module
+
+
+class Log(list):
+    """Hooks that note their names and what they get; `answer` is what they give."""
+
+    def __call__(self, name: str, answer: Any = None) -> Callable[..., Any]:
+        def hook(module: Any, *given: Any) -> Any:
+            self.append([name, type(module).__name__, *given])
+            return answer(*given) if callable(answer) else answer
+
+        return hook
 
 
 def ours() -> Library:
@@ -85,7 +96,7 @@ def plain(value: Any) -> Any:
         kind = str(array.dtype).removeprefix("torch.")
         if kind == "bfloat16":  # numpy has none of its own
             array = array.astype(np.float32) if isinstance(value, (Cell, jax.Array)) else array.float()
-        return (kind, np.array(array))
+        return (kind, np.asarray(array).copy())
     if isinstance(value, Module) or (hasattr(value, "named_modules") and not isinstance(value, type)):
         return type(value).__name__
     if isinstance(value, Mapping):

@@ -351,7 +351,8 @@ def test_sparse(sparsity: float) -> None:
 @pytest.mark.parametrize("name", ["xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"])
 def test_fans_need_two_dimensions(name: str) -> None:
     eager: Any = getattr(init, name)
-    for fill in (eager, fb.jit(eager)):
+    both: list[Any] = [eager, fb.jit(eager)]
+    for fill in both:
         with pytest.raises(ShapeError, match=r"^Fan in and fan out can not be computed .* got float64\[3\]"):
             fill(jnp.zeros(3))
 

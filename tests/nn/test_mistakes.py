@@ -6,76 +6,81 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import flambeau as fb
 from flambeau import nn
 
+
+def zeros(*shape: int) -> jax.Array:
+    return jnp.zeros(shape, jnp.float32)
+
+
 # A call, and what the message has to say.
 CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "channels": (
-        lambda: nn.Conv2d(32, 64, 3)(jnp.zeros((8, 16, 28, 28))),
+        lambda: nn.Conv2d(32, 64, 3)(zeros(8, 16, 28, 28)),
         fb.ShapeError,
-        "Conv2d(32, 64, kernel_size=(3, 3), stride=(1, 1)): expected input (N, 32, H, W) or (32, H, W), "
-        "got float32[8, 16, 28, 28]",
+        "Conv2d(32, 64, kernel_size=(3, 3), stride=(1, 1)): expected input (N, 32, H, W), got float32[8, 16, 28, 28]",
     ),
     "padded channels": (
-        lambda: nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")(jnp.zeros((1, 4, 9))),
+        lambda: nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")(zeros(1, 4, 9)),
         fb.ShapeError,
         "expected input (N, 2, L) or (2, L), got float32[1, 4, 9]",
     ),
     "padded rank": (
-        lambda: nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")(jnp.zeros(9)),
+        lambda: nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")(zeros(9)),
         fb.ShapeError,
         "expected input (N, 2, L) or (2, L), got float32[9]",
     ),
     "features": (
-        lambda: nn.Linear(4, 2)(jnp.zeros((3, 5))),
+        lambda: nn.Linear(4, 2)(zeros(3, 5)),
         fb.ShapeError,
         "Linear(in_features=4, out_features=2, bias=True): expected input (*, 4), got float32[3, 5]",
     ),
     "batch norm channels": (
-        lambda: nn.BatchNorm2d(3)(jnp.zeros((2, 4, 5, 5))),
+        lambda: nn.BatchNorm2d(3)(zeros(2, 4, 5, 5)),
         fb.ShapeError,
         "expected input (N, 3, H, W), got float32[2, 4, 5, 5]",
     ),
     "batch norm rank": (
-        lambda: nn.BatchNorm1d(3)(jnp.zeros((2, 3, 5, 5))),
+        lambda: nn.BatchNorm1d(3)(zeros(2, 3, 5, 5)),
         fb.ShapeError,
         "expected input (N, 3) or (N, 3, L), got float32[2, 3, 5, 5]",
     ),
     "batch norm of one value": (
-        lambda: nn.BatchNorm1d(3)(jnp.zeros((1, 3))),
+        lambda: nn.BatchNorm1d(3)(zeros(1, 3)),
         ValueError,
         "more than 1 value per channel",
     ),
     "instance norm rank": (
-        lambda: nn.InstanceNorm2d(3)(jnp.zeros((2, 3))),
+        lambda: nn.InstanceNorm2d(3)(zeros(2, 3)),
         fb.ShapeError,
         "expected input (3, H, W) or (N, 3, H, W), got float32[2, 3]",
     ),
     "instance norm channels": (
-        lambda: nn.InstanceNorm1d(3, affine=True)(jnp.zeros((2, 4, 5))),
+        lambda: nn.InstanceNorm1d(3, affine=True)(zeros(2, 4, 5)),
         fb.ShapeError,
         "expected input (3, L) or (N, 3, L), got float32[2, 4, 5]",
     ),
     "softmax2d": (
-        lambda: nn.Softmax2d()(jnp.zeros((2, 3))),
+        lambda: nn.Softmax2d()(zeros(2, 3)),
         fb.ShapeError,
         "expected input (N, C, H, W) or (C, H, W), got float32[2, 3]",
     ),
     "output size": (
-        lambda: nn.ConvTranspose1d(2, 3, 3, stride=2)(jnp.zeros((1, 2, 4)), output_size=[11]),
-        ValueError,
+        lambda: nn.ConvTranspose1d(2, 3, 3, stride=2)(zeros(1, 2, 4), output_size=[11]),
+        fb.ShapeError,
         "expected output_size from [9] to [10] for input float32[1, 2, 4], got (11,)",
     ),
     "output rank": (
-        lambda: nn.ConvTranspose1d(2, 3, 3)(jnp.zeros((1, 2, 4)), output_size=(3, 4)),
-        ValueError,
+        lambda: nn.ConvTranspose1d(2, 3, 3)(zeros(1, 2, 4), output_size=(3, 4)),
+        fb.ShapeError,
         "expected output_size of 1 or 3 ints, got (3, 4)",
     ),
-    "integers": (lambda: nn.Embedding(4, 2)(jnp.zeros(3)), fb.DtypeError, "expected input of an integer dtype"),
+    "integers": (lambda: nn.Embedding(4, 2)(zeros(3)), fb.DtypeError, "expected input of an integer dtype"),
 }
 
 CONSTRUCTIONS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
@@ -242,16 +247,16 @@ def test_containers_of_parameters_are_not_called() -> None:
 
 def test_an_array_given_twice_makes_two_parameters() -> None:
     same = jnp.zeros(2)
-    container = nn.ParameterList([same, same, nn.Parameter(same)])
-    assert len(list(container.parameters())) == 3
+    container = nn.ParameterList([same, same])
+    assert len(list(container.parameters())) == 2
     container.append(container[0])
-    assert len(list(container.parameters())) == 3
+    assert len(list(container.parameters())) == 2
 
 
 def test_changes_in_a_compiled_function_are_there_after() -> None:
     def rotate(container: Any) -> Any:
         container.append(container.pop(0))
-        return container[0](jnp.ones(1))
+        return container[0](zeros(1))
 
     eager, compiled = nn.ModuleList(layers(3)), nn.ModuleList(layers(3))
     for _ in range(3):

@@ -47,7 +47,10 @@ def assert_same(a: Any, b: Any, tolerance: float = 0.0) -> None:
     """Two nested structures hold the same numbers, by default to the bit."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=tolerance, atol=tolerance)
+        if isinstance(one, (str, type(None))):
+            assert one == other
+        else:
+            np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=tolerance, atol=tolerance)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from flambeau.core.gradients import Gradients
 from flambeau.core.module import Module
 from flambeau.optim import SGD, Adam, AdamW, Optimizer
 from flambeau.transforms.grad import grad, value_and_grad
+from flambeau.transforms.jit import jit
 from tests.optim.small import Net, assert_same, gradients, loss
 
 FACTORIES = [
@@ -54,8 +55,21 @@ def test_ways_to_name_parameters() -> None:
 def test_names_are_kept() -> None:
     net = Net()
     optimizer = Adam(net.named_parameters(), lr=0.1)
-    assert optimizer.param_groups[0]["param_names"] == ("first", "bias", "second", "scale")
-    assert optimizer.state_dict()["param_groups"][0]["param_names"] == ("first", "bias", "second", "scale")
+    assert optimizer.param_groups[0]["param_names"] == ["first", "bias", "second", "scale"]
+    assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["first", "bias", "second", "scale"]
+
+
+def test_loaded_names_take_the_place_of_the_own_ones() -> None:
+    """As in PyTorch; state goes by the order."""
+    net = Net()
+    optimizer = Adam(net.named_parameters(), lr=0.1)
+    optimizer.step(gradients(net))
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["param_names"] = ["a", "b", "c", "d"]
+    optimizer.load_state_dict(saved)
+    optimizer.step({"a": jnp.ones((3, 4))})
+    assert [int(entry["step"]) for entry in optimizer.state.values()] == [2, 1, 1, 1]
+    assert "param_names: ['a', 'b', 'c', 'd']" in repr(optimizer)
 
 
 class Other(Module):
@@ -96,6 +110,12 @@ class Other(Module):
             lambda net: [{"params": [("first", net.first)]}, {"params": net.bias}],
             ValueError,
             "cannot add param group without names",
+        ),
+        (lambda net: [("w", net.first), ("w", net.bias)], ValueError, "two parameters are named 'w'"),
+        (
+            lambda net: [{"params": [("w", net.first)]}, {"params": [("w", net.bias)]}],
+            ValueError,
+            r"named_parameters\(prefix=",
         ),
     ],
 )
@@ -190,6 +210,20 @@ def test_kinds_of_numbers(value: Any) -> None:
     assert optimizer.param_groups[0]["betas"] == (0.25, 0.25)
 
 
+def test_an_array_given_as_a_number_stays_the_users() -> None:
+    net = Net()
+    optimizer = SGD(net.parameters(), lr=0.1)
+    given = jnp.asarray(0.5, jnp.float64)
+    optimizer.param_groups[0]["lr"] = given
+
+    @jit
+    def decay() -> None:
+        optimizer.param_groups[0]["lr"] *= 0.5
+
+    decay()
+    assert optimizer.param_groups[0]["lr"] == 0.25 and float(given) == 0.5
+
+
 def test_changes_that_come_too_late() -> None:
     """State that would have had to be kept from the first step on is not made up; the group stays as it was."""
     optimizer = Adam(Net().parameters(), lr=0.1)
@@ -212,10 +246,8 @@ def test_groups_added_later() -> None:
     with pytest.raises(ValueError, match="Invalid learning rate"):
         optimizer.add_param_group({"params": net.scale, "lr": -1.0})
     assert len(optimizer.param_groups) == 2
-    del optimizer.param_groups[1]
-    bias = net.bias
-    optimizer.step(gradients(net))
-    assert net.bias is bias and len(optimizer.state_dict()["param_groups"]) == 1
+    with pytest.raises(AttributeError, match="append"):
+        optimizer.param_groups.append({"params": net.scale})  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # -- the step -----------------------------------------------------------------------------------------------------------

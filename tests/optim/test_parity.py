@@ -129,18 +129,20 @@ def test_groups_with_options_of_their_own(name: str, compiled: bool) -> None:
     assert repr(twins.ours) == repr(twins.theirs)
 
 
-STEP = st.tuples(st.just("step"), st.lists(st.sampled_from(NAMES), min_size=1, unique=True).map(tuple))
+STEP = st.tuples(st.just("step"), st.sampled_from([tuple(NAMES), ("first", "scale"), ("second",)]))
 SETTINGS = {
     "SGD": [("lr", 0.3), ("weight_decay", 0.2), ("momentum", 0.5), ("maximize", True), ("momentum", 0.0)],
     "Adam": [("lr", 0.3), ("weight_decay", 0.2), ("betas", (0.5, 0.6)), ("maximize", True), ("eps", 1e-2)],
 }
 
 
-@settings(max_examples=12)
+# A program of many changes rightly warns of its many compilations.
+@pytest.mark.filterwarnings("ignore::flambeau._errors.RecompilationWarning")
+@settings(max_examples=30)
 @given(
     st.data(), st.sampled_from([("SGD", {}), ("SGD", {"momentum": 0.9, "dampening": 0.5}), ("Adam", {})]), st.booleans()
 )
-def test_random_programs(data: st.DataObject, which: tuple[str, dict[str, Any]], compiled: bool) -> None:
+def test_random_programs(data: Any, which: tuple[str, dict[str, Any]], compiled: bool) -> None:
     """Steps in which only some parameters have gradients, options that change in between, and reloading."""
     name, options = which
     twins = Twins(same_for_both(name, {"lr": 0.1, **options}), compiled)
@@ -152,14 +154,8 @@ def test_random_programs(data: st.DataObject, which: tuple[str, dict[str, Any]],
             twins.set(*value)
         else:
             twins.ours.load_state_dict(twins.theirs.state_dict())
-    for optimizer in (
-        twins.ours,
-        twins.theirs,
-    ):  # a momentum that was set to 0 has left torch without buffers to compare
-        optimizer.param_groups[0]["maximize"] = False
     twins.step()
-    for name in NAMES:
-        np.testing.assert_allclose(getattr(twins.net, name), twins.twin[name].detach().numpy(), rtol=1e-9, atol=1e-9)
+    twins.check()
 
 
 @pytest.mark.parametrize(("name", "options"), CONFIGURATIONS[3::3], ids=str)

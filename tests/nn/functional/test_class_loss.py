@@ -23,7 +23,7 @@ def labels(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize(("batch", "rest"), [((), ()), ((6,), ()), ((3,), (2,)), ((2,), (3, 2)), ((2,), (1, 3, 2))])
+@pytest.mark.parametrize(("batch", "rest"), [((), ()), ((6,), ()), ((3,), (2,)), ((2,), (1, 3, 2))])
 def test_cross_entropy_with_classes(
     torch: Any, batch: tuple[int, ...], rest: tuple[int, ...], smoothing: float
 ) -> None:
