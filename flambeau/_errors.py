@@ -48,7 +48,7 @@ class FlambeauError(Exception):
     location: str | None = None
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = Exception.__str__(self)  # not KeyError's, which shows the repr of the message
         return f"{self.location}: {message}" if self.location else message
 
 
@@ -70,9 +70,6 @@ class StateDictError(FlambeauError, RuntimeError):
 
 class RegistrationError(FlambeauError, KeyError, TypeError):
     """A name or value cannot be registered on a module (a dot in the name, a name that hides a method, a module in itself)."""
-
-    # KeyError shows its argument's repr; the message is prose.
-    __str__ = FlambeauError.__str__
 
 
 class ForwardMissingError(FlambeauError, NotImplementedError):

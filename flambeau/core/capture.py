@@ -8,7 +8,6 @@ and replays it at each call, on any nodes of the same structure; a transparent o
 
 from __future__ import annotations
 
-import copy as copylib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -41,7 +40,7 @@ class Context:
         self.cells = cells
         self.outs = outs
         self.watched = watched
-        self.made: dict[int, Any] = {}  # nodes and cells made anew at this application, by id of their template
+        self.made: dict[int, Any] = {}  # nodes, cells and containers made anew at this application, by id of the template
 
 
 Build = Callable[[Context], Any]
@@ -82,6 +81,7 @@ class _Collector:
         self.cell_arrays = {id(value) for value in frame.initial.values()}
         self.cell_arrays.update(id(array) for arrays in frame.container_inputs.values() for array in arrays)
         self.new: dict[int, Build] = {}
+        self.alive: list[Any] = []  # what `new` knows by its id
         if structure is None:
             self.nodes: list[Node] = []
             self.cells: list[Cell] = []
@@ -165,10 +165,10 @@ class _Collector:
             return self.cell(value) or self._new_cell(value)
         if isinstance(value, Gradients):
             return self._gradients(value)
-        if isinstance(value, set):
-            return lambda context: copylib.copy(value)
-        if isinstance(value, tuple) or is_mutable(value):
+        if isinstance(value, tuple):
             return self._container(value, numbers)
+        if is_mutable(value):
+            return self._shared_container(value, numbers)
         leaves, treedef = jax.tree.flatten(value)
         if jax.tree_util.treedef_is_leaf(treedef) or value is None:
             return lambda context: value
@@ -184,15 +184,25 @@ class _Collector:
         stop = start + len([self.emit(leaf) for leaf in leaves])
         return lambda context: treedef.unflatten(context.outs[start:stop])
 
+    def _shared_container(self, value: Any, numbers: bool) -> Build:
+        """A mutable container that may stand in several places: one new object for all of them."""
+        known = self.new.get(id(value))
+        if known is not None:
+            return known
+        self.alive.append(value)
+        contents = self._container(value, numbers)
+
+        def build(context: Context) -> Any:
+            if id(value) not in context.made:
+                context.made[id(value)] = contents(context)
+            return context.made[id(value)]
+
+        self.new[id(value)] = build
+        return build
+
     def _container(self, value: Any, numbers: bool) -> Build:
-        keys: list[Any] = []
         builds: list[Build] = []
-
-        def note(key: Any, item: Any) -> None:
-            keys.append(key)
-            builds.append(self.encode(item, numbers=numbers))
-
-        shell = map_container(value, note)
+        shell = map_container(value, lambda key, item: builds.append(self.encode(item, numbers=numbers)))
 
         def build(context: Context) -> Any:
             made = iter([build(context) for build in builds])

@@ -9,36 +9,42 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from flambeau.core.cell import Cell
 from flambeau.core.structure import Structure
 from flambeau.core.tree import Node
 
-__all__ = ["Source", "direct_sources", "find_source"]
+__all__ = ["Source", "direct_sources", "find_source", "functions_of"]
 
 _CALLABLES = (types.FunctionType, types.MethodType, functools.partial)
 _DEEPEST = 6
 _MOST = 20_000  # objects looked at, before one gives up
+_PACKAGE = __name__.split(".")[0]
 
 Step = Callable[[Any], Any]
 
 
 class Source:
-    """A way to a node: steps from the roots, which are the function and its static arguments; or else the node itself."""
+    """A way to a node: steps from the roots, which are the function and its static arguments; or else the node itself.
 
-    __slots__ = ("node", "steps")
+    Args:
+        start: another function to start from, such as the `forward` of an argument's class.
+    """
 
-    def __init__(self, steps: tuple[Step, ...], node: Node | Cell | None = None) -> None:
+    __slots__ = ("node", "start", "steps")
+
+    def __init__(self, steps: tuple[Step, ...], node: Node | Cell | None = None, start: Any = None) -> None:
         self.steps = steps
         self.node = node
+        self.start = start
 
     def find(self, roots: tuple[Any, ...]) -> Node | Cell | None:
         """The node that the way leads to now, or None if it has come to an end."""
         if self.node is not None:
             return self.node
-        found: Any = roots
+        found: Any = roots if self.start is None else (self.start,)
         try:
             for step in self.steps:
                 found = step(found)
@@ -47,7 +53,7 @@ class Source:
         return found if isinstance(found, (Node, Cell)) else None
 
 
-def direct_sources(function: Any) -> list[Source]:
+def direct_sources(function: Any, *, start: Any = None) -> list[Source]:
     """The ways to the nodes that a function names itself: in its closure, its globals, and helpers of its own file.
 
     These are bound from the start: a trace would notice a read of their arrays, but not one of a static attribute.
@@ -55,17 +61,36 @@ def direct_sources(function: Any) -> list[Source]:
     home = getattr(function, "__module__", None)
     queue: list[tuple[Any, tuple[Step, ...]]] = [(function, (_item(0),))]
     seen: set[int] = set()
-    found: dict[int, Source] = {}
+    found: dict[Hashable, Source] = {}
     for thing, steps in queue:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        for step, inner in _reachable(thing) if isinstance(thing, _CALLABLES) else ():
+        for slot, step, inner in _reachable(thing) if isinstance(thing, _CALLABLES) else ():
             if isinstance(inner, (Node, Cell)):
-                found.setdefault(id(inner), Source((*steps, step)))
+                # Two names of one module are two ways: either may be bound to another one later.
+                found.setdefault(slot, Source((*steps, step), start=start))
             elif isinstance(inner, _CALLABLES) and len(steps) < _DEEPEST and getattr(inner, "__module__", home) == home:
                 queue.append((inner, (*steps, step)))
     return list(found.values())
+
+
+def functions_of(structure: Structure) -> Iterator[Any]:
+    """The functions that nodes bring along: methods of their classes, hooks, and functions kept in attributes."""
+    for kind in {type(node) for node in structure.nodes}:
+        yield from _methods(kind)
+    for node in structure.nodes:
+        yield from (value for _, value in node._statics() if isinstance(value, _CALLABLES))
+        for name, registry in node._registries():
+            if name.endswith("_hooks"):
+                yield from (hook.function for hook in registry.values() if isinstance(hook.function, _CALLABLES))
+
+
+@functools.cache
+def _methods(kind: type) -> list[Any]:
+    """The functions in a class and its bases, but for those of this package."""
+    own = [base for base in kind.__mro__ if base.__module__.split(".")[0] != _PACKAGE]
+    return [value for base in own for value in vars(base).values() if isinstance(value, types.FunctionType)]
 
 
 def find_source(roots: tuple[Any, ...], wanted: Node | Cell) -> Source:
@@ -80,7 +105,7 @@ def find_source(roots: tuple[Any, ...], wanted: Node | Cell) -> Source:
         if len(steps) > _DEEPEST or id(thing) in seen or len(queue) > _MOST:
             continue
         seen.add(id(thing))
-        queue.extend((inner, (*steps, step)) for step, inner in _reachable(thing))
+        queue.extend((inner, (*steps, step)) for _, step, inner in _reachable(thing))
     return Source((), wanted)
 
 
@@ -89,11 +114,17 @@ def _holds(node: Node, wanted: Node | Cell) -> bool:
     return wanted in structure.cell_index if isinstance(wanted, Cell) else id(wanted) in structure.node_index
 
 
-def _reachable(thing: Any) -> Iterator[tuple[Step, Any]]:
-    """What lies one step from an object, with the step."""
+def _reachable(thing: Any) -> Iterator[tuple[Hashable, Step, Any]]:
+    """What lies one step from an object: the slot that holds it, the step, and the thing."""
     if isinstance(thing, types.FunctionType):
         yield from _of_function(thing)
-    elif isinstance(thing, types.MethodType):
+        return
+    for number, (step, inner) in enumerate(_of_object(thing)):
+        yield (id(thing), number), step, inner
+
+
+def _of_object(thing: Any) -> Iterator[tuple[Step, Any]]:
+    if isinstance(thing, types.MethodType):
         yield (lambda method: method.__self__), thing.__self__
         yield (lambda method: method.__func__), thing.__func__
     elif isinstance(thing, functools.partial):
@@ -110,10 +141,10 @@ def _reachable(thing: Any) -> Iterator[tuple[Step, Any]]:
         yield from ((_attribute(name), value) for name, value in list(vars(thing).items()))
 
 
-def _of_function(function: types.FunctionType) -> Iterator[tuple[Step, Any]]:
+def _of_function(function: types.FunctionType) -> Iterator[tuple[Hashable, Step, Any]]:
     for i, cell in enumerate(function.__closure__ or ()):
         try:
-            yield _closure(i), cell.cell_contents
+            yield id(cell), _closure(i), cell.cell_contents
         except ValueError:  # a name that is not bound yet
             continue
     names = set(_names(function.__code__))
@@ -123,13 +154,13 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[Step, Any]]:
             for attribute in sorted(names & vars(value).keys()):
                 inner = vars(value)[attribute]
                 if isinstance(inner, (Node, Cell)):
-                    yield _module_attribute(name, attribute), inner
+                    yield (id(value), attribute), _module_attribute(name, attribute), inner
         else:
-            yield _global(name), value
+            yield (id(function.__globals__), name), _global(name), value
     for i, value in enumerate(function.__defaults__ or ()):
-        yield (lambda f, i=i: f.__defaults__[i]), value
+        yield (id(function), i), (lambda f, i=i: f.__defaults__[i]), value
     if hasattr(function, "__wrapped__"):
-        yield (lambda f: f.__wrapped__), function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+        yield id(function), (lambda f: f.__wrapped__), function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:

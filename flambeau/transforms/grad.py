@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from flambeau.core.capture import collect, commit
+from flambeau._errors import DtypeError, ShapeError
+from flambeau.core.capture import collect, commit, transparently
 from flambeau.core.cell import Cell, Parameter, running
 from flambeau.core.frame import Frame
 from flambeau.core.gradients import Gradients
@@ -58,6 +60,32 @@ class _Target:
         return values
 
 
+def _check_inputs(name: str, inputs: list[Any], holomorphic: bool, allow_int: bool) -> None:
+    expected = jnp.complexfloating if holomorphic else jnp.inexact
+    for leaf in () if allow_int and not holomorphic else jax.tree.leaves(inputs):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, expected):
+            cure = "pass complex arrays, or leave holomorphic out" if holomorphic else "cast it, or pass allow_int=True"
+            raise DtypeError(
+                f"{name}: expected {expected.__name__} arrays to differentiate with respect to, got {dtype}; {cure}"
+            )
+
+
+def _check_value(name: str, value: Any, holomorphic: bool) -> None:
+    if not isinstance(value, jax.Array):
+        raise TypeError(
+            f"{name}: expected a scalar to differentiate, got a {type(value).__name__}; "
+            f"a function that returns more than its value needs has_aux=True and returns (value, aux)"
+        )
+    if value.shape != ():
+        raise ShapeError(
+            f"{name}: expected a scalar to differentiate, got {value.dtype}{list(value.shape)}; reduce it, as by .mean()"
+        )
+    expected = jnp.complexfloating if holomorphic else jnp.floating
+    if not jnp.issubdtype(value.dtype, expected):
+        raise DtypeError(f"{name}: expected a scalar of {expected.__name__} dtype to differentiate, got {value.dtype}")
+
+
 def value_and_grad(
     fun: Callable[..., Any],
     argnums: int | Sequence[int] = 0,
@@ -82,7 +110,9 @@ def value_and_grad(
         arrays, arrays.
 
     Raises:
-        ValueError: the module has no trainable parameter.
+        ValueError: the module has no trainable parameter, or `argnums` does not fit the call.
+        ShapeError: the value is no scalar.
+        DtypeError: the value, or what is differentiated, is not of a floating (with `holomorphic`, complex) dtype.
 
     Example:
         >>> import jax.numpy as jnp
@@ -128,12 +158,20 @@ def value_and_grad(
             made.extend((outcome, collector))
             return value, arrays
 
-        transform = jax.value_and_grad(pure, has_aux=True, holomorphic=holomorphic, allow_int=allow_int)
-        (value, arrays), gradients = transform([target.values() for target in targets])
-        outcome, collector = made
-        aux = commit(frame, outcome, collector, arrays)
-        gradients = tuple(target.gradients(g) for target, g in zip(targets, gradients, strict=True))
-        return ((value, aux) if has_aux else value), (gradients[0] if single else gradients)
+        def both_passes() -> Any:
+            inputs = [target.values() for target in targets]
+            _check_inputs(name, inputs, holomorphic, allow_int)
+            value, pull, arrays = jax.vjp(pure, inputs, has_aux=True)
+            _check_value(name, value, holomorphic)
+            # What the forward wrote is in place before backward hooks run, as in eager execution.
+            outcome, collector = made
+            aux = commit(frame, outcome, collector, arrays)
+            (gradients,) = pull(jnp.ones_like(value))
+            gradients = tuple(target.gradients(g) for target, g in zip(targets, gradients, strict=True))
+            return ((value, aux) if has_aux else value), (gradients[0] if single else gradients)
+
+        # A backward hook that raises takes back what the forward wrote, too.
+        return transparently(both_passes)
 
     return differentiated
 

@@ -24,12 +24,13 @@ from flambeau.core import hidden, raw
 from flambeau.core.capture import Outcome, collect
 from flambeau.core.cell import Cell, clock, copy, running
 from flambeau.core.frame import Frame, Unbound
+from flambeau.core.hooks import global_hooks
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, container_spec, fingerprint
 from flambeau.core.tree import Node
 from flambeau.transforms._program import Arguments, Call, Program, container
 from flambeau.transforms._recompilation import Watch
-from flambeau.transforms._sources import Source, direct_sources, find_source
+from flambeau.transforms._sources import Source, direct_sources, find_source, functions_of
 
 __all__ = ["Jitted", "jit"]
 
@@ -54,6 +55,7 @@ class Jitted(Generic[P, R]):
         self._has_statics = bool(statics or static_names)
         self._donate = donate
         self._captures: list[Source] | None = None  # looked for at the first call, when the globals are all there
+        self._followed: set[Any] = set()  # the methods and hooks whose captures are among them
         self._programs: dict[Hashable, list[Program]] = {}
         self._calls: dict[Hashable, Call] = {}
         self._watch = Watch(self._name)
@@ -147,10 +149,12 @@ class Jitted(Generic[P, R]):
                 captured = [source.find((self._fun, *statics)) for source in self._captures]
                 roots = [*arguments.nodes, *(node for node in captured if node is not None)]
                 if running.frame is not None:
-                    for root in roots:
+                    for root in (*roots, global_hooks):
                         if isinstance(root, Node):
                             running.frame.require(root)
-                structure = Structure(roots)
+                structure = Structure([*roots, global_hooks])
+                if self._follow(functions_of(structure)):
+                    continue
                 key = (
                     arguments.key,
                     tuple(node is not None for node in captured),
@@ -177,6 +181,16 @@ class Jitted(Generic[P, R]):
                 self._watch.compiled(structure, key[:3], len(known) + 1, program.reads)
                 self._programs.setdefault(key, []).append(program)
                 return Call(program, structure), captured
+
+    def _follow(self, functions: Iterable[Any]) -> bool:
+        """Adds the nodes that functions of the bound nodes name to those captured; says whether there are more now."""
+        assert self._captures is not None
+        before = len(self._captures)
+        for function in functions:
+            if function not in self._followed:
+                self._followed.add(function)
+                self._captures.extend(direct_sources(function, start=function))
+        return len(self._captures) > before
 
     def _bind(self, unbound: Unbound, statics: Any, structure: Structure, reads: list[tuple[Node, str]]) -> None:
         """Notes what a trace met that it had not bound, for the next try."""

@@ -268,13 +268,6 @@ def test_values_and_gradients_are_those_without_hooks(wrap: Any) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
-GRAD_WRITES = pytest.mark.xfail(
-    strict=True,
-    reason="fb.grad commits what the forward wrote after the backward pass, over what backward hooks wrote",
-)
-
-
-@GRAD_WRITES
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("wrap", [lambda f: f, fb.jit], ids=["eager", "compiled"])
 def test_forward_and_backward_write_the_same_state(torch: Any, wrap: Any) -> None:

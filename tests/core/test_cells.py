@@ -127,14 +127,10 @@ def test_as_torch(torch: Any, name: str) -> None:
     agree(torch, PROGRAMS[name])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Cell has __getitem__ and no __iter__, and JAX clamps an index past the end: no end"
-)
 def test_iterating_over_a_parameter_ends() -> None:
     assert len(list(itertools.islice(iter(Parameter(jnp.arange(3.0))), 10))) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="Cell has no __bool__, so the truth of a parameter is whether it has a length")
 def test_truth_is_that_of_the_value() -> None:
     assert not Parameter(jnp.zeros(()))
     assert not Parameter(jnp.zeros(1))

@@ -384,7 +384,6 @@ def test_adding_and_removing_hooks_reaches_compiled_functions() -> None:
     assert call(module, x).tolist() == [2, 4]
 
 
-@pytest.mark.xfail(strict=True, reason="the key of a compiled function does not hold the global hooks")
 def test_global_hooks_reach_compiled_functions() -> None:
     module, x = double(ours())
     call = fb.jit(lambda module, x: module(x))

@@ -276,7 +276,6 @@ def test_names_with_a_dot_and_names_that_hide_a_method(register: str) -> None:
     assert (dict(module.__dict__), dir(module)) == before
 
 
-@pytest.mark.xfail(strict=True, reason="FlambeauError.__str__ calls KeyError's, which shows the repr of the message")
 def test_a_key_error_that_reads_as_prose() -> None:
     with pytest.raises(RegistrationError) as caught:
         nn.Module().add_module("a.b", layer())

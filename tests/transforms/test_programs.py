@@ -51,26 +51,22 @@ class Runner:
         self.program = program
         self.compiled = compiled
         self.differentiated = differentiated
-        self.jitted: list[Jitted[..., Any]] = []
-        transforms = {"jit": self._jit if compiled else lambda fun: fun, "grad": grad, "value_and_grad": value_and_grad}
+        transforms = {"jit": jit if compiled else lambda fun: fun, "grad": grad, "value_and_grad": value_and_grad}
         self.namespace: dict[str, Any] = {**prelude, **transforms}
         exec(program.source(), self.namespace)
         self.shared: Callable[..., Any] | None = None
 
-    def _jit(self, fun: Callable[..., Any]) -> Jitted[..., Any]:
-        self.jitted.append(jit(fun))
-        return self.jitted[-1]
-
     def compilations(self) -> int:
-        """How many functions have been compiled so far."""
-        return sum(len(variants) for jitted in self.jitted for variants in jitted._programs.values())
+        """How often the shared function was compiled so far; functions that it makes anew inside are not counted."""
+        assert isinstance(self.shared, Jitted)
+        return sum(len(variants) for variants in self.shared._programs.values())
 
     def _function(self, world: Any) -> Callable[..., Any]:
         if self.shared is not None:
             return self.shared
         function = self.namespace["build"](world)[self.differentiated]
         if self.compiled:
-            function = self._jit(function)
+            function = jit(function)
         if self.program.shared:
             self.shared = function
         return function
