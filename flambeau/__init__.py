@@ -1,6 +1,11 @@
 """flambeau: PyTorch's module system on JAX, compiled by XLA, with state that survives every transform."""
 
-from flambeau import io, nn, optim, transforms
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from flambeau import nn, transforms
 from flambeau._errors import *  # noqa: F403
 from flambeau._errors import __all__ as _error_names
 from flambeau.core.cell import Buffer, Parameter
@@ -16,8 +21,11 @@ from flambeau.core.random import (
     seed,
     set_rng_state,
 )
-from flambeau.io import load, save
 from flambeau.transforms import Jitted, functional_call, grad, jit, value_and_grad
+
+if TYPE_CHECKING:
+    from flambeau import io, optim
+    from flambeau.io import load, save
 
 __version__ = "0.1.0"
 
@@ -48,3 +56,19 @@ __all__ = [
     "value_and_grad",
     *_error_names,
 ]
+
+# What needs another package than JAX is imported when it is first used: optax alone takes as long as all of flambeau.
+_LATER = {"io": "flambeau.io", "optim": "flambeau.optim", "load": "flambeau.io:load", "save": "flambeau.io:save"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'flambeau' has no attribute {name!r}")
+    module, _, attribute = _LATER[name].partition(":")
+    found = importlib.import_module(module)
+    globals()[name] = found = getattr(found, attribute) if attribute else found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

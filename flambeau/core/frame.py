@@ -52,7 +52,7 @@ class Journal:
         self.statics: dict[tuple[int, str], tuple[Node, str, Any]] = {}
         self.registries: dict[int, tuple[Registry, Node, dict[Any, Any]]] = {}
         self.flags: dict[Parameter, bool] = {}
-        self.contents: list[tuple[Any, Any]] = []
+        self.contents: dict[int, tuple[Any, Any]] = {}  # by id of the container
 
     def note_cell(self, cell: Cell) -> None:
         self.cells.setdefault(cell, (cell._value, cell._exposed))
@@ -69,7 +69,9 @@ class Journal:
 
     def note_contents(self, container: Any) -> None:
         """Notes what a mutable container holds, and what the containers in it hold."""
-        self.contents.append((container, shallow(container)))
+        if id(container) in self.contents:
+            return
+        self.contents[id(container)] = (container, shallow(container))
         for item in items(container):
             if is_mutable(item):
                 self.note_contents(item)
@@ -86,7 +88,7 @@ class Journal:
             registry.replace(old)
         for parameter, flag in self.flags.items():
             parameter._requires_grad = flag
-        for container, old in reversed(self.contents):
+        for container, old in reversed(self.contents.values()):
             refill(container, old)
         if self.statics or self.flags:
             clock.tick()

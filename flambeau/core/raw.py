@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -22,7 +23,19 @@ def reads_would_be_baked() -> bool:
     """Whether a raw `jax.jit` is tracing here, and nobody was told yet what that means for parameters."""
     if _warned or get_opaque_trace_state() == _eager:
         return False
-    return isinstance(jnp.zeros(()), Tracer)  # under vmap and grad, which bake nothing, it is an array
+    # Under vmap and grad, which bake nothing, it is an array.
+    return isinstance(jnp.zeros(()), Tracer) and _inside_jit()
+
+
+def _inside_jit() -> bool:
+    """Whether a `jax.jit` is on the stack: scan, checkpoint and eval_shape trace too, but keep nothing for a later call."""
+    inside, caller = False, sys._getframe()
+    while caller := caller.f_back:
+        home, name = caller.f_globals.get("__name__", ""), caller.f_code.co_name
+        if home.startswith("jax.") and name in ("eval_shape", "make_jaxpr_f"):
+            return False
+        inside |= home.startswith("jax.") and home.endswith(".pjit")
+    return inside
 
 
 def warn_baked(name: str) -> None:

@@ -137,7 +137,10 @@ class Node:
             return cell.get(self)
         if running.frame is not None:
             return running.frame.read_container(self, name)
-        return self.__dict__["_containers"].get(name, MISSING)
+        container = self.__dict__["_containers"].get(name, MISSING)
+        if running.journal is not None and is_mutable(container):
+            running.journal.note_contents(container)
+        return container
 
     def _missing_attribute(self, name: str) -> str:
         return f"'{type(self).__name__}' object has no attribute '{name}'"

@@ -243,7 +243,6 @@ def test_outputs_that_hold_no_arrays_warn(torch: Any) -> None:
     assert caught[0].filename == __file__
 
 
-@pytest.mark.filterwarnings("ignore::flambeau._errors.BakedValueWarning")  # scan and checkpoint are JAX's own here
 @pytest.mark.parametrize("wrap", [lambda f: f, fb.jit], ids=["eager", "compiled"])
 def test_values_and_gradients_are_those_without_hooks(wrap: Any) -> None:
     """Hooks that only look change nothing, also where JAX differentiates twice, maps or scans."""
