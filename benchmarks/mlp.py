@@ -207,6 +207,7 @@ def _nnx_parts(work: Workload) -> _NnxParts:
 
     model = MLP(nnx.Rngs(0))
     for layer, (weight, bias) in zip(model.layers, work.layers()):
+        assert layer.bias is not None
         layer.kernel[...], layer.bias[...] = jnp.asarray(weight.T), jnp.asarray(bias)
     optimizer = nnx.Optimizer(model, optax.sgd(work.lr), wrt=nnx.Param)
     x, y = map(jnp.asarray, work.batch_of_data())

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from article import MyDecoder, conv_block
 from rich.console import Console
@@ -151,7 +152,7 @@ def predict(net: nn.Module, images: np.ndarray, size: int = 250) -> np.ndarray:
     """The logits (N, 10) of all images, in evaluation mode."""
     net.eval()
     parts = [images[start : start + size] for start in range(0, len(images), size)]
-    return np.concatenate([np.asarray(forward(net, part)) for part in parts])
+    return np.concatenate([np.asarray(forward(net, jnp.asarray(part))) for part in parts])
 
 
 def accuracy(logits: np.ndarray, digits: Digits) -> float:
@@ -221,11 +222,12 @@ def train(
     training = Training(options.epochs, len(digits) // options.batch_size)
     with progress_bar() as bar:
         task = bar.add_task("compiling", total=training.steps, news="")
+        news = ""
         for epoch in range(1, options.epochs + 1):
             net.train()
             for batch in batches(digits, options.batch_size, rng):
                 optimizer.param_groups[0]["lr"] = learning_rate(options.lr, training.done / training.steps)
-                loss, right = train_step(net, optimizer, batch.images, batch.labels)
+                loss, right = train_step(net, optimizer, jnp.asarray(batch.images), jnp.asarray(batch.labels))
                 training.record(float(loss), float(right))
                 loss, right = training.recent()
                 news = f"loss {loss:.4f}   right {right:6.1%}"

@@ -6,8 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from flambeau import nn, transforms
-from flambeau._errors import *  # noqa: F403
-from flambeau._errors import __all__ as _error_names
+from flambeau._errors import (
+    BakedValueWarning,
+    CheckpointError,
+    DtypeError,
+    FlambeauError,
+    FlambeauWarning,
+    ForwardMissingError,
+    HiddenModulesWarning,
+    MissingExtraError,
+    RecompilationWarning,
+    RegistrationError,
+    ShapeError,
+    StateDictError,
+    StateError,
+)
 from flambeau.core.cell import Buffer, Parameter
 from flambeau.core.dtypes import get_default_dtype, set_default_dtype
 from flambeau.core.gradients import Gradients
@@ -30,12 +43,25 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BakedValueWarning",
     "Buffer",
+    "CheckpointError",
+    "DtypeError",
+    "FlambeauError",
+    "FlambeauWarning",
+    "ForwardMissingError",
     "Generator",
     "Gradients",
+    "HiddenModulesWarning",
     "Jitted",
+    "MissingExtraError",
     "Module",
     "Parameter",
+    "RecompilationWarning",
+    "RegistrationError",
+    "ShapeError",
+    "StateDictError",
+    "StateError",
     "default_generator",
     "functional_call",
     "get_default_dtype",
@@ -54,7 +80,6 @@ __all__ = [
     "set_rng_state",
     "transforms",
     "value_and_grad",
-    *_error_names,
 ]
 
 # What needs another package than JAX is imported when it is first used: optax alone takes as long as all of flambeau.

@@ -40,7 +40,9 @@ class Context:
         self.cells = cells
         self.outs = outs
         self.watched = watched
-        self.made: dict[int, Any] = {}  # nodes, cells and containers made anew at this application, by id of the template
+        self.made: dict[
+            int, Any
+        ] = {}  # nodes, cells and containers made anew at this application, by id of the template
 
 
 Build = Callable[[Context], Any]

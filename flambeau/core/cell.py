@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jax import lax
 from jax.core import Tracer
 
 from flambeau._errors import DtypeError, ShapeError, StateError
+from flambeau.core.dtypes import canonical_dtype
 
 if TYPE_CHECKING:
     from flambeau.core.frame import Frame, Journal
@@ -230,9 +232,7 @@ def _forward_operator(name: str) -> Any:
 
 
 # So that `sum((p ** 2).sum() for p in net.parameters())` reads as in PyTorch. `==` stays identity: cells are dict keys.
-for (
-    _name
-) in "add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmul neg abs lt le gt ge float int bool iter".split():
+for _name in "add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmul neg abs lt le gt ge float int bool iter".split():
     setattr(Cell, f"__{_name}__", _forward_operator(f"__{_name}__"))
 for _name in "sum mean std var min max any all reshape astype flatten tolist T".split():
     if _name == "T":
@@ -319,6 +319,7 @@ class _Pending(NamedTuple):
     """What stands in the place of the value until the shape is known."""
 
     dtype: Any
+    place: Any = None  # a device or sharding
 
 
 class _Uninitialized:
@@ -337,6 +338,12 @@ class _Uninitialized:
 
     def peek(self) -> Any:
         return self._refuse()
+
+    def convert(self, fn: Callable[[jax.Array], jax.Array]) -> None:
+        """Takes the dtype and the place that `fn`, a cast or a move, gives: what `Module.to` does to it."""
+        pending: _Pending = self._value  # pyright: ignore[reportAttributeAccessIssue]
+        made = fn(jnp.zeros((0,), canonical_dtype(pending.dtype), device=pending.place))
+        self._value = _Pending(made.dtype, made.sharding if made.committed else pending.place)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -393,12 +400,11 @@ class UninitializedBuffer(_Uninitialized, Buffer):
 
 
 def _materialize(cell: Any, kind: type[Cell], shape: tuple[int, ...], dtype: Any) -> None:
-    from flambeau.core.dtypes import canonical_dtype
-
     if running.frame is not None:
         raise StateError("a lazy parameter cannot get its shape inside a transform: call the module once before it")
+    place = cell._value.place
     cell.__class__ = kind
-    cell._value = jnp.zeros(shape, canonical_dtype(dtype))
+    cell._value = jnp.zeros(shape, canonical_dtype(dtype), device=place)
     clock.tick()
 
 
@@ -416,8 +422,11 @@ def copy(array: Any) -> jax.Array:
 
 def strong(value: Any) -> Any:
     """`value` as a jax array without a weak type, which would make the next compiled call compile again."""
+    if isinstance(value, (np.ndarray, np.generic, int, float, complex)):
+        # A copy of numpy's array, whose owner goes on writing to it; `jnp.array` would compile a program for each shape.
+        array = np.array(value)
+        return jax.device_put(array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False))
     if not isinstance(value, jax.Array):
-        # `jnp.array` copies; `jnp.asarray` may share a numpy array's memory, which its owner goes on writing to.
         value = jnp.array(value)
     return lax.convert_element_type(value, value.dtype) if getattr(value, "weak_type", False) else value
 

@@ -12,7 +12,17 @@ from jax.typing import DTypeLike
 from flambeau._errors import ForwardMissingError, RegistrationError
 from flambeau.core import hidden, raw
 from flambeau.core.capture import transaction
-from flambeau.core.cell import Buffer, Cell, Parameter, fitting, keeping_dtype, owner_of, running
+from flambeau.core.cell import (
+    Buffer,
+    Cell,
+    Parameter,
+    UninitializedBuffer,
+    UninitializedParameter,
+    fitting,
+    keeping_dtype,
+    owner_of,
+    running,
+)
 from flambeau.core.dtypes import canonical_dtype
 from flambeau.core.hooks import HookMethods, call_with_hooks, global_hooks, registered
 from flambeau.core.location import locate, settle
@@ -484,7 +494,10 @@ class Module(StateDictMethods):
             for registry in (module.__dict__["_parameters"], module.__dict__["_buffers"]):
                 cells.update((cell, None) for cell in registry.values() if cell is not None)
         for cell in cells:
-            cell.set(fn(cell.get()), owner=self)
+            if isinstance(cell, (UninitializedParameter, UninitializedBuffer)):
+                cell.convert(fn)
+            else:
+                cell.set(fn(cell.get()), owner=self)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from jax.core import Tracer
 from safetensors import SafetensorError, safe_open
 
 from flambeau._errors import CheckpointError
@@ -125,7 +126,7 @@ def _to_numpy(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
             value = value.get()
         if not isinstance(name, str) or name == "__metadata__":
             errors.append(f"{name!r} cannot be the name of an array")
-        elif isinstance(value, jax.core.Tracer) or not isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        elif isinstance(value, Tracer) or not isinstance(value, (jax.Array, np.ndarray, np.generic)):
             errors.append(f"{name!r} is no array but {type(value).__name__}")
         elif value.dtype.name not in _STORABLE:
             errors.append(f"{name!r} has dtype {value.dtype}")

@@ -24,7 +24,7 @@ def zeros(shape: tuple[int, ...], device: Any, dtype: DTypeLike | None) -> jax.A
     if running.frame is not None:
         return jnp.zeros(shape, dtype, device=place)
     # numpy's need no compilation, which jnp.zeros would, for each shape.
-    return jnp.asarray(np.zeros(shape, dtype)) if place is None else jax.device_put(np.zeros(shape, dtype), place)
+    return jax.device_put(np.zeros(shape, dtype), place)
 
 
 def parameter(shape: tuple[int, ...], device: Any, dtype: DTypeLike | None) -> Parameter:

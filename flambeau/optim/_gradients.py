@@ -27,7 +27,7 @@ class _Place(NamedTuple):
     """Where an optimizer has a parameter, and by which name it knows it."""
 
     group: int
-    index: int
+    position: int
     name: str | None
 
 

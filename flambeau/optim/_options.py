@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["is_off", "number", "switch"]
 
@@ -21,7 +22,7 @@ def number(what: str, value: Any, low: float = -np.inf, below: float | None = No
         if value.size != 1:
             raise ValueError(f"Invalid {what}: expected one number, got an array of shape {value.shape}")
         value = value.reshape(())
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             return value
     elif isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"expected {what} to be a number, got {value!r:.60}")

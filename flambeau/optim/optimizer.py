@@ -52,10 +52,10 @@ class Optimizer(Node):
         >>> from flambeau import nn
         >>> net = nn.Linear(2, 1)
         >>> optimizer = fb.optim.Optimizer(net.parameters(), optax.lion, learning_rate=0.1)
-        >>> before = net.bias
+        >>> net.bias = jnp.zeros(1)
         >>> grads = fb.grad(lambda net: net(jnp.ones((1, 2))).sum())(net)
         >>> optimizer.step(grads)
-        >>> print((net.bias - before).round(4))
+        >>> print(net.bias)
         [-0.1]
 
     Source: https://docs.pytorch.org/docs/2.13/optim.html

@@ -80,7 +80,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         entry = self._options.get(name)
         if isinstance(entry, Cell) and _is_number(value):
             self._set_number(name, entry, value)
-        elif _holds_cells(entry) and _are_numbers(value) and len(value) == len(entry):
+        elif isinstance(entry, tuple) and _holds_cells(entry) and _are_numbers(value) and len(value) == len(entry):
             for cell, number in zip(entry, value, strict=True):
                 self._set_number(name, cell, number)
         elif name not in self._options or type(entry) is not type(value) or entry != value:

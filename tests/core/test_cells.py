@@ -289,5 +289,7 @@ def test_uninitialized(kind: Any) -> None:
 def test_uninitialized_takes_its_shape_from_a_state_dict() -> None:
     module: Any = Module()
     module.x = UninitializedParameter()
+    module.half()
     module.load_state_dict({"x": np.ones((2, 2), np.float32)})
     assert module.state_dict()["x"].tolist() == [[1, 1], [1, 1]]
+    assert module.x.dtype == jnp.float16

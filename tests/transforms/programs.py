@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 __all__ = ["PRELUDE", "Program", "programs"]
 
-PRELUDE = '''
+PRELUDE = """
 import collections, copy, functools
 import jax, jax.numpy as jnp
 from flambeau.core.module import Module
@@ -62,7 +62,7 @@ def scale_output(module, args, output):
 def halve(module):
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data * 0.5
-'''
+"""
 
 # What a module may have besides its parameters and `mean`; it has what the program's statements name.
 FEATURES = {
@@ -484,7 +484,9 @@ class _Scope:
 
 
 CHILD = _Scope(("self", "self", "other"))
-NET = _Scope(("self", "self", "self.inner", "self.twin", "other"), "self", ("self.inner", "self.inner", "self.twin", "other"))
+NET = _Scope(
+    ("self", "self", "self.inner", "self.twin", "other"), "self", ("self.inner", "self.inner", "self.twin", "other")
+)
 STEP = _Scope(("m", "m", "other"), None, ("m", "other"))
 BODY = _Scope(("net", "net", "net.inner", "other"), "net", ("net", "net", "net.inner", "other"), nested=True)
 BETWEEN = _Scope(("net", "net.inner", "other"), "net")

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from flambeau.core.cell import Cell
 from flambeau.core.gradients import Gradients
@@ -58,7 +59,7 @@ class Observer:
         return number
 
     def _look(self, value: Any, seen: dict[int, Any], result: bool = False) -> Any:
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             raise AssertionError(f"a tracer was left behind: {value}")
         if result and isinstance(value, (bool, int, float, np.number, np.ndarray)):
             value = jnp.asarray(value)

@@ -98,10 +98,11 @@ class Runner:
             self.namespace["other"] = world.other
             x = eval(source, self.namespace)
             observer.hold(x)
-            if i in raised:
-                call = Call(raised[i], None)
-            else:
-                call = self._call(function, self.namespace["arguments"](world, x), observer)
+            call = (
+                Call(raised[i], None)
+                if i in raised
+                else self._call(function, self.namespace["arguments"](world, x), observer)
+            )
             calls.append(call._replace(state=observer.state(world.net, world.other, default_generator)))
             with contextlib.suppress(Exception):  # the user's own mistakes
                 self.namespace["between"](i, world, x)
@@ -170,7 +171,9 @@ def _direction(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("shard", range(-(-PROGRAMS // SHARD)))
 def test_programs(shard: int) -> None:
-    @settings(max_examples=min(SHARD, PROGRAMS - shard * SHARD), suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=min(SHARD, PROGRAMS - shard * SHARD), suppress_health_check=list(HealthCheck.__members__.values())
+    )
     @given(programs())
     def run(program: Program) -> None:
         with warnings.catch_warnings():
