@@ -232,7 +232,8 @@ def _forward_operator(name: str) -> Any:
 
 
 # So that `sum((p ** 2).sum() for p in net.parameters())` reads as in PyTorch. `==` stays identity: cells are dict keys.
-for _name in "add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmul neg abs lt le gt ge float int bool iter".split():
+for _name in """add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmul neg abs lt le gt ge
+        float int bool iter""".split():
     setattr(Cell, f"__{_name}__", _forward_operator(f"__{_name}__"))
 for _name in "sum mean std var min max any all reshape astype flatten tolist T".split():
     if _name == "T":
