@@ -9,6 +9,7 @@ and replays it at each call, on any nodes of the same structure; a transparent o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -61,11 +62,10 @@ class Outcome(NamedTuple):
     written: list[int]  # indices of the cells whose new values are the first arrays
     effects: list[Effect]
     result: Build
+    plain: Callable[[Sequence[Any]], Any] | None = None  # the result from the arrays alone, where that is all there is
 
     def apply(self, context: Context) -> Any:
         """Makes the changes other than to written cells, and gives the result."""
-        if not self.effects:
-            return self.result(context)
         targets = [effect.find(context) for effect in self.effects]
         for effect, target in zip(self.effects, targets, strict=True):
             effect.apply(target, context)
@@ -177,14 +177,16 @@ class _Collector:
         builds = [self.encode(leaf, numbers=numbers) for leaf in leaves]
         return lambda context: jax.tree.unflatten(treedef, [build(context) for build in builds])
 
-    def result(self, value: Any) -> Build:
-        """Instructions for the result: where it holds nothing but arrays, JAX's own flattening, which is faster."""
+    def plain_result(self, value: Any) -> Callable[[Sequence[Any]], Any] | None:
+        """JAX's own unflattening, which is faster, of a result that holds nothing but arrays; None of any other."""
         leaves, treedef = jax.tree.flatten(value, is_leaf=lambda part: isinstance(part, Gradients))
         if self.frame.twin_values or not all(isinstance(leaf, jax.Array) for leaf in leaves):
-            return self.encode(value, numbers=self.frame.opaque)
+            return None
         start = len(self.arrays)
         stop = start + len([self.emit(leaf) for leaf in leaves])
-        return lambda context: treedef.unflatten(context.outs[start:stop])
+        if leaves and jax.tree_util.treedef_is_leaf(treedef):
+            return itemgetter(start)
+        return lambda outs: treedef.unflatten(outs[start:stop])
 
     def _shared_container(self, value: Any, numbers: bool) -> Build:
         """A mutable container that may stand in several places: one new object for all of them."""
@@ -364,7 +366,12 @@ def collect(
         written.append(position)
         collector.emit(frame.values[cell], for_cell=True)
     effects = collector.effects()
-    return Outcome(written, effects, collector.result(result)), collector.arrays, collector
+    plain = collector.plain_result(result)
+    if plain is None:
+        outcome = Outcome(written, effects, collector.encode(result, numbers=frame.opaque))
+    else:
+        outcome = Outcome(written, effects, lambda context: plain(context.outs), None if effects else plain)
+    return outcome, collector.arrays, collector
 
 
 def commit(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence[Any]) -> Any:

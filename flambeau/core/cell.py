@@ -36,18 +36,21 @@ class _Running(threading.local):
 
 
 class _Clock:
-    """Two process-wide counters that let a compiled call skip work.
+    """Process-wide counters that let a compiled call skip work.
 
     `structure` moves whenever anything moves that a compiled function depends on (attributes, registries, shapes, flags);
     `exposures` moves whenever a cell's array comes into the user's hands, from when on it must not be donated as it is.
     """
 
-    __slots__ = ("_ticks", "exposures", "structure")
+    __slots__ = ("_ticks", "exposures", "gathered", "structure")
 
     def __init__(self) -> None:
         self._ticks = itertools.count(1)
         self.structure = 0
         self.exposures = 0
+        # The values that compiled calls gathered since the last write to any cell. A write puts a new dict in the place of
+        # this one, so a thread that gathered before and adds its list after adds it to a dict that nobody looks at.
+        self.gathered: dict[Any, Any] = {}
 
     def tick(self) -> None:
         """Says that the structure changed; no value of the counter ever comes twice, whatever threads do."""
@@ -132,6 +135,7 @@ class Cell:
 
     def _replace(self, value: Any, exposed: bool) -> None:
         """Puts a concrete value in place, and moves the structure's clock if it has another shape or dtype."""
+        clock.gathered = {}
         old = self._value
         if old is None or old.shape != value.shape or old.dtype != value.dtype:
             clock.tick()

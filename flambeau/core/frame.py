@@ -229,6 +229,20 @@ class Frame(Journal):
         if id(node) not in self.created_nodes:
             super().note_static(node, name)
 
+    def note_flag(self, parameter: Parameter) -> None:
+        self.require_cell(parameter)
+        if parameter not in self.created_cells:
+            super().note_flag(parameter)
+
+    def require_cell(self, cell: Cell) -> None:
+        """Makes sure that a compiling frame here or further out has bound `cell`."""
+        if cell in self.values:
+            return
+        if self.opaque:
+            self.abandon(cell)
+        elif self.parent is not None:
+            self.parent.require_cell(cell)
+
     def note_registry(self, registry: Registry, node: Node) -> None:
         self.require(node)
         if id(node) not in self.created_nodes:

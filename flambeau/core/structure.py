@@ -127,7 +127,7 @@ class Structure:
     def valid(self) -> bool:
         if self.clock != clock.structure:
             return False
-        return all(same_fields(thing, old) for thing, old in self.watched)
+        return not self.watched or all(same_fields(thing, old) for thing, old in self.watched)
 
     def _visit(self, value: Node | Cell, watched: list[Any]) -> Hashable:
         return self._visit_cell(value) if isinstance(value, Cell) else self._visit_node(value, watched)

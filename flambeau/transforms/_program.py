@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 from flambeau.core.capture import Context, Outcome
-from flambeau.core.cell import Cell, running
+from flambeau.core.cell import Cell, clock, running
 from flambeau.core.gradients import Gradients
 from flambeau.core.structure import Structure, container_spec, signature
 from flambeau.core.tree import MISSING, Node
 
-__all__ = ["Arguments", "Call", "Program", "container"]
+__all__ = ["Arguments", "Call", "Program", "container", "key_of"]
 
 
 class Program(NamedTuple):
@@ -27,6 +31,7 @@ class Program(NamedTuple):
     reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
     outcome: Outcome
     reshapes: bool  # whether a cell gets another shape or dtype
+    rolls: bool  # whether the first arrays that come out are the ones to donate at the next call
 
 
 class Call:
@@ -35,6 +40,7 @@ class Call:
     __slots__ = (
         "arrays_at",
         "donated",
+        "expected",
         "exposures",
         "kept",
         "program",
@@ -43,6 +49,7 @@ class Call:
         "structure",
         "under_raw",
         "written",
+        "x64",
     )
 
     def __init__(self, program: Program, structure: Structure) -> None:
@@ -54,9 +61,29 @@ class Call:
         self.written = [cells[i] for i in program.outcome.written]
         self.reads = [(structure.nodes[i], name, spec) for i, name, spec in program.reads]
         self.exposures = -1
-        self.arrays_at: list[int] | None = None
+        self.arrays_at: list[int] = []  # which leaves of the arguments are arrays
+        self.expected: list[tuple[Callable[[Any], Hashable], Hashable]] = []  # a key for each argument; see `fits`
+        self.x64: bool = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
         self.roots: list[weakref.ref[Any]] = []
         self.under_raw = False  # whether an argument is a tracer of a raw jax transform
+
+    def expect(self, leaves: Sequence[Any]) -> None:
+        """Notes what arguments the next call of the same kind has, for `fits`: nodes and arrays of JAX, side by side."""
+        if all(isinstance(leaf, (Node, Cell, jax.Array)) and not isinstance(leaf, Tracer) for leaf in leaves):
+            self.expected = [(key_of(type(leaf)), key_of(type(leaf))(leaf)) for leaf in leaves]
+
+    def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether these arguments are such, at a glance: no tree is flattened and nothing is hashed."""
+        if kwargs or len(args) != len(self.expected) or self.structure.clock != clock.structure:
+            return False
+        try:
+            for arg, (key, expected) in zip(args, self.expected, strict=True):
+                if key(arg) != expected:
+                    return False
+        except AttributeError:  # no array of JAX, where one was before
+            return False
+        enabled = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+        return running.frame is None and enabled == self.x64
 
     def context(self, outs: Any) -> Context:
         structure = self.structure
@@ -105,6 +132,20 @@ class Arguments:
             else:
                 leaves.append(next(values))
         return jax.tree.unflatten(self.treedef, leaves)
+
+
+@functools.cache
+def key_of(kind: type) -> Callable[[Any], Hashable]:
+    """What must agree of a leaf for the next call to take the fast path; None if it is no argument for a compiled function."""
+    if issubclass(kind, (Node, Cell)):
+        return id
+    if issubclass(kind, Tracer):
+        return lambda leaf: (leaf.aval, "tracer")
+    if issubclass(kind, jax.Array):
+        return attrgetter("aval")
+    if issubclass(kind, (np.ndarray, np.generic)):
+        return lambda leaf: (leaf.shape, leaf.dtype, "numpy")
+    return type if issubclass(kind, (bool, int, float, complex)) else lambda leaf: None
 
 
 def container(node: Node, name: str) -> Any:

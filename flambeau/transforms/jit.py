@@ -28,7 +28,7 @@ from flambeau.core.hooks import global_hooks
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, container_spec, fingerprint
 from flambeau.core.tree import Node
-from flambeau.transforms._program import Arguments, Call, Program, container
+from flambeau.transforms._program import Arguments, Call, Program, container, key_of
 from flambeau.transforms._recompilation import Watch
 from flambeau.transforms._sources import Source, direct_sources, find_source, functions_of
 
@@ -58,9 +58,13 @@ class Jitted(Generic[P, R]):
         self._followed: set[Any] = set()  # the methods and hooks whose captures are among them
         self._programs: dict[Hashable, list[Program]] = {}
         self._calls: dict[Hashable, Call] = {}
+        self._last: Call | None = None  # the last call, if it can be recognised at a glance
         self._watch = Watch(self._name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        last = self._last
+        if last is not None and last.fits(args, kwargs):
+            return self._run(last, (), [args[i] for i in last.arrays_at])
         statics: tuple[Any, ...] = ()
         if self._has_statics:
             args, kwargs, statics = self._split(args, kwargs)
@@ -71,9 +75,9 @@ class Jitted(Generic[P, R]):
             return self._run(call, call.container_arrays(), Arguments(args, kwargs).arrays)
         key = (
             treedef,
-            tuple([_leaf_key(leaf) for leaf in leaves]),
-            tuple([id(source.find((self._fun, *statics))) for source in self._captures or ()]),
-            tuple([fingerprint(static) for static in statics]),
+            tuple([key_of(type(leaf))(leaf) for leaf in leaves]),
+            tuple([id(source.find((self._fun, *statics))) for source in self._captures]) if self._captures else (),
+            tuple([fingerprint(static) for static in statics]) if statics else (),
             jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
         )
         call = self._calls.get(key)
@@ -83,8 +87,8 @@ class Jitted(Generic[P, R]):
         if call is None or containers is None:
             call = self._remember(key, args, kwargs, statics, leaves)
             containers = call.container_arrays()
-        arrays = leaves if call.arrays_at is None else [leaves[i] for i in call.arrays_at]
-        return self._run(call, containers, arrays)
+        self._last = call if call.expected and len(leaves) == len(args) and not kwargs else None
+        return self._run(call, containers, [leaves[i] for i in call.arrays_at])
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -123,19 +127,27 @@ class Jitted(Generic[P, R]):
     def _remember(self, key: Any, args: Any, kwargs: Any, statics: Any, leaves: list[Any]) -> Call:
         """Prepares a call and keeps it for the next one with the same nodes, for as long as these nodes live."""
         for leaf in leaves:
-            if _leaf_key(leaf) is None:
+            if key_of(type(leaf))(leaf) is None:
                 raise TypeError(_no_array(self._name, leaf))
         call, captured = self._prepare(args, kwargs, statics)
         positions = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, (Node, Cell))]
-        call.arrays_at = None if len(positions) == len(leaves) else positions
+        call.arrays_at = positions
         call.under_raw = any(isinstance(leaf, Tracer) for leaf in leaves)
         key = (*key[:2], tuple(map(id, captured)), *key[3:])
+        if not (captured or statics or call.reads or call.structure.watched or call.under_raw):
+            call.expect(leaves)
         calls = self._calls
         calls[key] = call
         roots = [leaf for leaf in leaves if isinstance(leaf, (Node, Cell))] + [
             node for node in captured if node is not None
         ]
-        call.roots = [weakref.ref(root, lambda _: calls.pop(key, None)) for root in roots]
+
+        def forget(_: Any) -> None:
+            calls.pop(key, None)
+            self._last = None
+            clock.gathered = {}  # it may hold the dead node's arrays
+
+        call.roots = [weakref.ref(root, forget) for root in roots]
         return call
 
     def _prepare(self, args: Any, kwargs: Any, statics: Any) -> tuple[Call, list[Any]]:
@@ -253,7 +265,7 @@ class Jitted(Generic[P, R]):
             for i, out in zip(outcome.written, closed.out_avals, strict=False)
         ]
         overwritten = {i for i, fits in zip(outcome.written, same, strict=True) if fits} if self._donate else set()
-        donated = [i for i in range(count) if id(invars[i]) in used and i in overwritten]
+        donated = [i for i in outcome.written if id(invars[i]) in used and i in overwritten]
         kept = [i for i in range(count) if id(invars[i]) in used and i not in overwritten]
         evaluate = jax.extend.core.jaxpr_as_fun(closed)
 
@@ -265,7 +277,8 @@ class Jitted(Generic[P, R]):
             return evaluate(*cells, *containers, *arrays)
 
         run.__name__ = run.__qualname__ = self._name
-        return Program(jax.jit(run, donate_argnums=0), jax.jit(run), donated, kept, reads, outcome, not all(same))
+        rolls = donated == outcome.written
+        return Program(jax.jit(run, donate_argnums=0), jax.jit(run), donated, kept, reads, outcome, not all(same), rolls)
 
     # -- running --------------------------------------------------------------------------------------------------------
 
@@ -287,21 +300,25 @@ class Jitted(Generic[P, R]):
         if call.exposures != clock.exposures:
             for cell in call.donated:
                 if cell._exposed:
-                    cell._value = copy(cell._value)
-                    cell._exposed = False
+                    cell._replace(copy(cell._value), False)
             call.exposures = clock.exposures
-        outs = program.run(
-            [cell._value for cell in call.donated], [cell._value for cell in call.kept], containers, arrays
-        )
+        gathered = clock.gathered
+        values = gathered.get(call)
+        if values is None:
+            values = [cell._value for cell in call.donated], [cell._value for cell in call.kept]
+            gathered[call] = values
+        outs = program.run(*values, containers, arrays)
         if outs and isinstance(outs[0], Tracer):
             self._refuse_raw_writes(call)
         if program.reshapes:
             for cell, value in zip(call.written, outs, strict=False):
                 cell._replace(value, False)
-        else:
+        elif call.written:
             for cell, value in zip(call.written, outs, strict=False):
                 cell._value = value
-        return program.outcome.apply(call.context(outs))
+            clock.gathered = {call: (outs[: len(call.written)], values[1])} if program.rolls else {}
+        plain = program.outcome.plain
+        return program.outcome.apply(call.context(outs)) if plain is None else plain(outs)
 
     def _refuse_raw_writes(self, call: Call) -> None:
         if call.written or call.program.outcome.effects:
@@ -333,33 +350,6 @@ jax.tree_util.register_pytree_node(_Static, lambda _: ((), None), lambda _, __: 
 
 def _value(cell: Cell) -> Any:
     return cell._value if running.frame is None else running.frame.read(cell)
-
-
-@functools.cache
-def _kind(kind: type) -> str | None:
-    if issubclass(kind, (Node, Cell)):
-        return "node"
-    if issubclass(kind, Tracer):
-        return "tracer"
-    if issubclass(kind, jax.Array):
-        return "jax"
-    if issubclass(kind, (np.ndarray, np.generic)):
-        return "numpy"
-    return "number" if issubclass(kind, (bool, int, float, complex)) else None
-
-
-def _leaf_key(leaf: Any) -> Hashable:
-    """What must agree for the next call to take the fast path; None if the leaf is no argument for a compiled function."""
-    kind = _kind(type(leaf))
-    if kind == "jax":
-        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
-    if kind == "node":
-        return id(leaf)
-    if kind == "tracer":
-        return leaf.shape, leaf.dtype, leaf.aval.weak_type, "tracer"
-    if kind == "numpy":
-        return leaf.shape, leaf.dtype, "numpy"
-    return type(leaf) if kind == "number" else None
 
 
 def _no_array(name: str, leaf: Any) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias
+from functools import partial, reduce
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,23 @@ from flambeau._errors import DtypeError, ShapeError
 from flambeau.nn.functional._checks import IntOrTuple, check_rank, describe, to_tuple
 
 __all__ = [
+    "Maxima",
     "OutputSize",
     "Window",
     "adaptive_windows",
+    "at_indices",
+    "averages",
     "check_input",
-    "first_maximum",
-    "window_counts",
-    "window_sum",
+    "first_along",
+    "maxima",
     "windows_of",
 ]
 
 OutputSize: TypeAlias = int | Sequence[int | None] | None
 """The size of each spatial dimension of a result; None is that of the input."""
+
+Maxima: TypeAlias = Any
+"""An array, or with `return_indices` a pair of them. As a union it would have each caller tell which one it is."""
 
 _SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 
@@ -159,7 +164,37 @@ def adaptive_windows(n: int, input: jax.Array, output_size: OutputSize) -> tuple
     return tuple(map(_adaptive_window, sizes, counts))
 
 
-def window_counts(window: Window, *, include_pad: bool) -> np.ndarray:
+@partial(jax.jit, static_argnums=(1, 2))
+def maxima(x: jax.Array, windows: tuple[Window, ...], return_indices: bool) -> Maxima:
+    """The maximum over each window of the last axes of `x`, and where it stands."""
+    values, indices = _first_maximum(x, windows)
+    return (values, indices.astype(int)) if return_indices else values
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def averages(x: jax.Array, windows: tuple[Window, ...], include_pad: bool, divisor: int | None) -> jax.Array:
+    """The sum over each window of the last axes of `x`, divided by `divisor` or by how much there is in the window."""
+    # Narrow numbers are summed in 32 bits.
+    wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
+    total = _window_sum(x.astype(wide) if x.dtype.itemsize < 4 else x, windows)
+    if divisor is None:
+        counts = np.ix_(*(_window_counts(window, include_pad=include_pad) for window in windows))
+        parts = reduce(jnp.multiply, map(jnp.asarray, counts)).astype(total.dtype)
+    else:
+        parts = jnp.asarray(divisor, total.dtype)
+    # Which cuts the quotient of integers towards zero, as PyTorch does.
+    return lax.div(total, jnp.broadcast_to(parts, total.shape)).astype(x.dtype)
+
+
+def at_indices(x: jax.Array, indices: jax.Array, n: int) -> jax.Array:
+    """What stands in the last `n` axes of `x` at flat indices into them; 0 where there is nothing."""
+    lead = x.shape[:-n]
+    flat = x.reshape(*lead, math.prod(x.shape[-n:]))  # (..., *spatial) to (..., points)
+    where = indices.reshape(*lead, math.prod(indices.shape[-n:]))
+    return jnp.take_along_axis(flat, where, axis=-1, mode="fill", fill_value=0).reshape(indices.shape)
+
+
+def _window_counts(window: Window, *, include_pad: bool) -> np.ndarray:
     """How many positions each window covers: of the axis, or of the axis and its padding on both sides."""
     if window.positions is not None:
         return (np.reshape(window.positions, (-1, window.kernel)) < window.size).sum(1)
@@ -170,7 +205,7 @@ def window_counts(window: Window, *, include_pad: bool) -> np.ndarray:
     return np.minimum(stops, window.size) - np.maximum(starts, 0)
 
 
-def window_sum(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
+def _window_sum(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
     """The sum over each window of the last axes of `x`.
 
     One axis at a time: k + k additions a window instead of k², in operations that compile alike for any k.
@@ -185,7 +220,7 @@ def window_sum(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def first_maximum(x: jax.Array, windows: tuple[Window, ...]) -> _Pair:
+def _first_maximum(x: jax.Array, windows: tuple[Window, ...]) -> _Pair:
     """The maximum over each window of the last axes of `x`, and its flat index in them.
 
     Of equal maxima the first counts, and a NaN more than any number: the last one of a window, as in PyTorch.
@@ -202,18 +237,15 @@ def first_maximum(x: jax.Array, windows: tuple[Window, ...]) -> _Pair:
         if window.stride < window.reach and axis < x.ndim - 1:
             # Windows overlap: keeps XLA from computing the axis before again for each window that reads of it.
             pair = (lax.optimization_barrier(pair[0]), lax.optimization_barrier(pair[1]))
-        pair = _first_along(pair, axis, window, nowhere=math.prod(sizes))
+        pair = first_along(pair, axis, window, nowhere=math.prod(sizes))
     return pair
 
 
-@first_maximum.defjvp
+@_first_maximum.defjvp
 def _(windows: tuple[Window, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[_Pair, _Pair]:
     (x,), (tangent,) = primals, tangents
-    values, index = first_maximum(x, windows)
-    lead = x.shape[: -len(windows)]
-    flat = tangent.reshape(*lead, math.prod(x.shape[-len(windows) :]))  # (..., *spatial) to (..., points)
-    where = index.reshape(*lead, math.prod(index.shape[-len(windows) :]))
-    picked = jnp.take_along_axis(flat, where, axis=-1, mode="fill", fill_value=0).reshape(index.shape)
+    values, index = _first_maximum(x, windows)
+    picked = at_indices(tangent, index, len(windows))
     return (values, index), (picked, np.zeros(index.shape, jax.dtypes.float0))  # pyright: ignore[reportReturnType]
 
 
@@ -228,7 +260,7 @@ def _spread(x: jax.Array, axis: int, window: Window, fill: float) -> jax.Array:
     return jnp.take(x, np.array(window.positions, np.int32), axis, mode="fill", fill_value=fill)
 
 
-def _first_along(pair: _Pair, axis: int, window: Window, nowhere: int) -> _Pair:
+def first_along(pair: _Pair, axis: int, window: Window, nowhere: int) -> _Pair:
     """The first maximum of each window of one axis; `nowhere` is the index of what is padding."""
     values, index = pair
     lowest = _lowest(values.dtype)
