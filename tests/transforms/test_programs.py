@@ -26,6 +26,7 @@ from tests.transforms.states import Observer, assert_same
 
 PROGRAMS = int(os.environ.get("FLAMBEAU_PROGRAMS", "200"))
 SHARD = 50
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
 STEP = 1e-5  # of the finite differences
 
 prelude: dict[str, Any] = {}
@@ -171,9 +172,7 @@ def _direction(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("shard", range(-(-PROGRAMS // SHARD)))
 def test_programs(shard: int) -> None:
-    @settings(
-        max_examples=min(SHARD, PROGRAMS - shard * SHARD), suppress_health_check=list(HealthCheck.__members__.values())
-    )
+    @settings(max_examples=min(SHARD, PROGRAMS - shard * SHARD), suppress_health_check=SLOW)
     @given(programs())
     def run(program: Program) -> None:
         with warnings.catch_warnings():
