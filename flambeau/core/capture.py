@@ -20,13 +20,13 @@ from jax.core import Tracer
 from flambeau._errors import StateError
 from flambeau.core.cell import Cell, Parameter, clock, copy, running, tracer_write
 from flambeau.core.containers import ObservedList, holds_arrays, is_mutable, map_container, refill
-from flambeau.core.frame import Frame, Journal, TupleStep, Twin
+from flambeau.core.frame import Frame, Journal, TupleStep, Twin, Unmade
 from flambeau.core.gradients import Gradients
 from flambeau.core.objects import fields, put_fields, same_fields
 from flambeau.core.structure import Structure
 from flambeau.core.tree import MISSING, Node, Registry
 
-__all__ = ["Context", "Outcome", "collect", "commit", "transaction", "transparently"]
+__all__ = ["Context", "Outcome", "collect", "commit", "making", "transaction", "transparently"]
 
 
 class Context:
@@ -195,11 +195,12 @@ class _Collector:
             return known
         self.alive.append(value)
         contents = self._container(value, numbers)
+        template = len(self.alive)  # its number: the value itself holds tracers, which must not live on
 
         def build(context: Context) -> Any:
-            if id(value) not in context.made:
-                context.made[id(value)] = contents(context)
-            return context.made[id(value)]
+            if template not in context.made:
+                context.made[template] = contents(context)
+            return context.made[template]
 
         self.new[id(value)] = build
         return build
@@ -389,6 +390,17 @@ def commit(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence
     if outside is not None:
         outside.created_nodes.update(frame.created_nodes)
     return outcome.apply(Context(collector.nodes, collector.cells, outs, frame.watched))
+
+
+def making(run: Callable[[], Any]) -> Any:
+    """Runs a transform; again, if it meets a lazy module that has no shapes yet, which the outermost transform then makes."""
+    while True:
+        try:
+            return run()
+        except Unmade as unmade:
+            if running.frame is not None:
+                raise
+            unmade.make()
 
 
 def transparently(fun: Callable[[], Any]) -> Any:

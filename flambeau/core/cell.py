@@ -20,7 +20,9 @@ from jax import lax
 from jax.core import Tracer
 
 from flambeau._errors import DtypeError, ShapeError, StateError
+from flambeau.core import raw
 from flambeau.core.dtypes import canonical_dtype
+from flambeau.core.placement import read_device
 
 if TYPE_CHECKING:
     from flambeau.core.frame import Frame, Journal
@@ -63,6 +65,8 @@ class _Clock:
 
 running = _Running()
 clock = _Clock()
+# Held from reading cells to writing what was made of them, by what must not lose another thread's write in between.
+writing = threading.RLock()
 
 # Which cell an array that was read from a module belongs to. Stale entries are harmless: `owner_of` checks the cell's
 # present value, so an `id` that was used again for another array is never mistaken.
@@ -99,6 +103,8 @@ class Cell:
             value = frame.read(self, owner)
             _owners[id(value)] = self
             return value
+        if owner is not None and running.journal is None and raw.reads_would_be_baked():
+            raw.warn_baked(type(owner).__name__)
         return self.expose()
 
     def expose(self) -> jax.Array:
@@ -332,6 +338,12 @@ class _Uninitialized:
 
     __slots__ = ()
 
+    def _wait(self: Any, device: Any, dtype: Any) -> None:
+        self._value = _Pending(dtype, read_device(device))
+        self._exposed = True
+        if running.frame is not None:
+            running.frame.created_cells.add(self)
+
     def _refuse(self) -> Any:
         raise StateError(
             "this parameter has no shape yet: its lazy module takes it from the first call. "
@@ -339,7 +351,8 @@ class _Uninitialized:
         )
 
     def get(self, owner: Any = None) -> Any:
-        return self._refuse()
+        # Read from its module it is itself, so that `self.weight.materialize(...)` reads as in PyTorch.
+        return self._refuse() if owner is None else self
 
     def peek(self) -> Any:
         return self._refuse()
@@ -373,13 +386,12 @@ class UninitializedParameter(_Uninitialized, Parameter):
 
     __slots__ = ()
 
-    def __init__(self, requires_grad: bool = True, dtype: Any = None) -> None:
-        self._value = _Pending(dtype)
-        self._exposed = True
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
+        self._wait(device, dtype)
         self._requires_grad = requires_grad
 
     def _settings(self) -> dict[str, Any]:
-        return {"requires_grad": self._requires_grad, "dtype": self._value.dtype}
+        return {"requires_grad": self._requires_grad, "device": self._value.place, "dtype": self._value.dtype}
 
     def materialize(self, shape: tuple[int, ...], dtype: Any = None) -> None:
         """Gives the parameter its shape; its values are zeros until they are initialised."""
@@ -391,13 +403,12 @@ class UninitializedBuffer(_Uninitialized, Buffer):
 
     __slots__ = ()
 
-    def __init__(self, *, persistent: bool = True, dtype: Any = None) -> None:
-        self._value = _Pending(dtype)
-        self._exposed = True
+    def __init__(self, *, persistent: bool = True, device: Any = None, dtype: Any = None) -> None:
+        self._wait(device, dtype)
         self.persistent = persistent
 
     def _settings(self) -> dict[str, Any]:
-        return {"persistent": self.persistent, "dtype": self._value.dtype}
+        return {"persistent": self.persistent, "device": self._value.place, "dtype": self._value.dtype}
 
     def materialize(self, shape: tuple[int, ...], dtype: Any = None) -> None:
         """Gives the buffer its shape; its values are zeros until they are set."""
@@ -405,11 +416,19 @@ class UninitializedBuffer(_Uninitialized, Buffer):
 
 
 def _materialize(cell: Any, kind: type[Cell], shape: tuple[int, ...], dtype: Any) -> None:
-    if running.frame is not None:
+    frame, pending = running.frame, cell._value
+    if frame is not None and not frame.created(cell):
         raise StateError("a lazy parameter cannot get its shape inside a transform: call the module once before it")
-    place = cell._value.place
+    if running.journal is not None:
+        running.journal.note_made(cell)
+    value = jnp.zeros(shape, canonical_dtype(dtype), device=pending.place)
     cell.__class__ = kind
-    cell._value = jnp.zeros(shape, canonical_dtype(dtype), device=place)
+    if frame is None:
+        cell._value = value
+        _owners[id(value)] = cell
+    else:
+        cell._value = None
+        frame.create(cell, value)
     clock.tick()
 
 

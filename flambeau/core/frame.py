@@ -31,7 +31,7 @@ from flambeau.core.containers import (
 from flambeau.core.objects import put_fields
 from flambeau.core.tree import MISSING, Node, Registry
 
-__all__ = ["Frame", "Journal", "Twin", "Unbound"]
+__all__ = ["Frame", "Journal", "Twin", "Unbound", "Unmade"]
 
 
 class Unbound(BaseException):
@@ -44,6 +44,14 @@ class Unbound(BaseException):
         self.container = container
 
 
+class Unmade(BaseException):
+    """A lazy module that a transform meets: it is made outside of all transforms, and the outermost one starts again."""
+
+    def __init__(self, make: Callable[[], None]) -> None:
+        super().__init__()
+        self.make = make
+
+
 class Journal:
     """The old values of what a call changes, noted at the first change of each."""
 
@@ -52,6 +60,8 @@ class Journal:
         self.statics: dict[tuple[int, str], tuple[Node, str, Any]] = {}
         self.registries: dict[int, tuple[Registry, Node, dict[Any, Any]]] = {}
         self.flags: dict[Parameter, bool] = {}
+        self.made: dict[Cell, tuple[type[Cell], Any]] = {}
+        self.classes: dict[int, tuple[Node, type]] = {}
         self.contents: dict[int, tuple[Any, Any]] = {}  # by id of the container
 
     def note_cell(self, cell: Cell) -> None:
@@ -66,6 +76,13 @@ class Journal:
 
     def note_flag(self, parameter: Parameter) -> None:
         self.flags.setdefault(parameter, parameter._requires_grad)
+
+    def note_made(self, cell: Cell) -> None:
+        """Notes a cell that had no shape yet."""
+        self.made.setdefault(cell, (type(cell), cell._value))
+
+    def note_class(self, node: Node) -> None:
+        self.classes.setdefault(id(node), (node, type(node)))
 
     def note_contents(self, container: Any) -> None:
         """Notes what a mutable container holds, and what the containers in it hold."""
@@ -90,7 +107,11 @@ class Journal:
             parameter._requires_grad = flag
         for container, old in reversed(self.contents.values()):
             refill(container, old)
-        if self.statics or self.flags:
+        for cell, (kind, value) in self.made.items():
+            cell.__class__, cell._value = kind, value
+        for node, kind in self.classes.values():
+            object.__setattr__(node, "__class__", kind)
+        if self.statics or self.flags or self.made or self.classes:
             clock.tick()
 
 
@@ -213,6 +234,11 @@ class Frame(Journal):
         self.created_cells.add(cell)
 
     # -- static attributes and registries -------------------------------------------------------------------------------
+
+    def created(self, thing: Node | Cell) -> bool:
+        """Whether a node or cell was made here or in a frame around."""
+        here = thing in self.created_cells if isinstance(thing, Cell) else id(thing) in self.created_nodes
+        return here or (self.parent is not None and self.parent.created(thing))
 
     def require(self, node: Node) -> None:
         """Makes sure that a compiling frame here or further out knows `node`."""

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from flambeau.core.cell import Cell, running
+from flambeau._errors import StateError
+from flambeau.core.cell import Cell, running, writing
 from flambeau.core.tree import Node
 
 __all__ = [
@@ -44,8 +46,9 @@ class Generator(Node):
 
     def __init__(self, device: Any = None) -> None:
         self.device = device
-        self._seed = 0
         self._key = _unplaced_cell(_key_data(0))
+        # A cell too: a static attribute would make each seed a structure of its own, and each compile anew.
+        self._start = _unplaced_cell(_key_data(0))
 
     def manual_seed(self, seed: int) -> Generator:
         """Starts the sequence that belongs to `seed`, any integer of 64 bits."""
@@ -53,18 +56,23 @@ class Generator(Node):
             raise TypeError(f"expected seed to be an int, got {type(seed).__name__}")
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"expected a seed of 64 bits, got {seed}")
-        self._seed = seed
         self._key.set(_key_data(seed), owner=self, name="key")
+        self._start.set(_key_data(seed), owner=self, name="seed")
         return self
 
     def initial_seed(self) -> int:
-        """The seed that the present sequence began with."""
-        return self._seed
+        """The seed that the present sequence began with, as a number from 0 to 2⁶⁴ - 1."""
+        start = self._start.get(self)
+        if isinstance(start, Tracer):
+            raise StateError("the seed of a generator is not known inside of a transform: read it outside")
+        high, low = np.asarray(start).tolist()
+        return high << 32 | low
 
     def seed(self) -> int:
         """Seeds from the operating system's randomness, and gives the seed."""
-        self.manual_seed(secrets.randbits(63))
-        return self._seed
+        chosen = secrets.randbits(63)
+        self.manual_seed(chosen)
+        return chosen
 
     def get_state(self) -> jax.Array:
         """The present state, for `set_state`."""
@@ -88,8 +96,9 @@ class Generator(Node):
         """A fresh key for `jax.random`; the generator moves on."""
         if running.frame is not None:
             running.frame.require(self)
-        kept, drawn = jax.random.split(jax.random.wrap_key_data(self._key.get(self)))
-        self._key.set(jax.random.key_data(kept), owner=self, name="key", exposed=False)
+        with writing:  # no two threads may draw the same key
+            kept, drawn = jax.random.split(jax.random.wrap_key_data(self._key.get(self)))
+            self._key.set(jax.random.key_data(kept), owner=self, name="key", exposed=False)
         return drawn
 
 

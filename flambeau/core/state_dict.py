@@ -197,14 +197,17 @@ class StateDictMethods(HookMethods):
 
 
 def _load_cell(module: Any, name: str, key: str, cell: Any, value: Any, assign: bool) -> str | None:
-    if isinstance(value, Cell):
+    lazy = (UninitializedParameter, UninitializedBuffer)
+    if isinstance(cell, lazy) and isinstance(value, lazy):
+        return None
+    if isinstance(value, Cell) and not isinstance(value, lazy):
         value = value.get()
     if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
         return (
             f'While copying the parameter named "{key}", expected an array of JAX or numpy in the checkpoint, '
             f"got {type(value).__name__}."
         )
-    if isinstance(cell, (UninitializedParameter, UninitializedBuffer)):
+    if isinstance(cell, lazy):
         cell.materialize(value.shape, value.dtype if assign else None)
     target = cell.peek()
     if target.shape == () and value.shape == (1,):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import types
-from collections.abc import Callable, Hashable, Iterable
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -108,6 +109,19 @@ def signature(array: Any) -> tuple[Any, ...]:
     return (type(array),)
 
 
+class _Weak(Sequence[Node]):
+    """Nodes that are not kept alive."""
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._refs = [weakref.ref(node) for node in nodes]
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._refs[index]()
+
+
 class Structure:
     """The walk over some root nodes. `valid()` says, at the cost of a comparison, whether it still holds."""
 
@@ -116,13 +130,22 @@ class Structure:
     def __init__(self, roots: Iterable[Node | Cell]) -> None:
         self.clock = clock.structure
         self.cells: list[Cell] = []
-        self.nodes: list[Node] = []
+        self.nodes: Any = []
         self.cell_index: dict[Cell, int] = {}
         self.node_index: dict[int, int] = {}
         watched: list[Any] = []
         self.key = tuple(self._visit(root, watched) for root in roots)
         unique = {id(thing): thing for thing in watched}
         self.watched = [(thing, fields(thing)) for thing in unique.values()]
+
+    def release(self) -> None:
+        """Keeps the nodes no longer alive: what is remembered of a call must not be the last to hold a model."""
+        self.nodes = _Weak(self.nodes)
+
+    def position(self, node: Node) -> int | None:
+        """The node's place in the walk."""
+        index = self.node_index.get(id(node))
+        return index if index is not None and self.nodes[index] is node else None
 
     def valid(self) -> bool:
         if self.clock != clock.structure:
@@ -206,7 +229,8 @@ def container_spec(value: Any, arrays: list[Any], structure: Structure) -> Hasha
         arrays.append(value)
         return ("array", *signature(value))
     if isinstance(value, Node):
-        return ("node", structure.node_index.get(id(value), _Same(value)))
+        position = structure.position(value)
+        return ("node", _Same(value) if position is None else position)
     if isinstance(value, Cell):
         return ("cell", structure.cell_index.get(value, _Same(value)))
     if isinstance(value, dict):

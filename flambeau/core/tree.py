@@ -227,6 +227,13 @@ class Node:
                 found = True
         return found
 
+    def _become(self, kind: type) -> None:
+        """Changes the class: what a lazy module does once it has its shapes."""
+        if running.journal is not None:
+            running.journal.note_class(self)
+        object.__setattr__(self, "__class__", kind)
+        clock.tick()
+
     # -- looking over everything ----------------------------------------------------------------------------------------
 
     def _statics(self) -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ _SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 _MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class _ConvNd(Module):
+class ConvBase(Module):
     """The settings and parameters that convolutions and transposed ones have in common."""
 
     _dims: ClassVar[int]
@@ -61,10 +61,14 @@ class _ConvNd(Module):
         self.groups = groups
         self.padding_mode = padding_mode
         self._check_settings()
-        first, second = (in_channels, out_channels) if transposed else (out_channels, in_channels)
-        self.register_parameter("weight", parameter((first, second // groups, *self.kernel_size), device, dtype))
+        self.register_parameter("weight", parameter(self._weight_shape(), device, dtype))
         self.register_parameter("bias", parameter((out_channels,), device, dtype) if bias else None)
         self.reset_parameters()
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        channels = self.out_channels, self.in_channels
+        first, second = channels[::-1] if self.transposed else channels
+        return first, second // self.groups, *self.kernel_size
 
     def _check_settings(self) -> None:
         wrong = []
@@ -97,7 +101,7 @@ class _ConvNd(Module):
         return ", ".join(parts)
 
 
-class _Conv(_ConvNd):
+class _Conv(ConvBase):
     """A convolution; a subclass says of how many dimensions."""
 
     def __init__(
@@ -160,7 +164,7 @@ class _Conv(_ConvNd):
         return [size for pair in reversed(sides) for size in pair]
 
 
-class _ConvTranspose(_ConvNd):
+class _ConvTranspose(ConvBase):
     """A transposed convolution; a subclass says of how many dimensions."""
 
     def __init__(

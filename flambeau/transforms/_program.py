@@ -32,6 +32,7 @@ class Program(NamedTuple):
     outcome: Outcome
     reshapes: bool  # whether a cell gets another shape or dtype
     rolls: bool  # whether the first arrays that come out are the ones to donate at the next call
+    foreign: bool  # whether it holds tracers of a trace around it, and so serves this one call only
 
 
 class Call:
@@ -44,7 +45,6 @@ class Call:
         "exposures",
         "kept",
         "program",
-        "reads",
         "roots",
         "structure",
         "under_raw",
@@ -59,7 +59,7 @@ class Call:
         self.donated = [cells[i] for i in program.donated]
         self.kept = [cells[i] for i in program.kept]
         self.written = [cells[i] for i in program.outcome.written]
-        self.reads = [(structure.nodes[i], name, spec) for i, name, spec in program.reads]
+        structure.release()
         self.exposures = -1
         self.arrays_at: list[int] = []  # which leaves of the arguments are arrays
         self.expected: list[tuple[Callable[[Any], Hashable], Hashable]] = []  # a key for each argument; see `fits`
@@ -92,8 +92,9 @@ class Call:
     def container_arrays(self) -> list[Any] | None:
         """The arrays of the containers that the program reads; None if they are not what it was compiled for."""
         arrays: list[Any] = []
-        for node, name, spec in self.reads:
-            if container_spec(container(node, name), arrays, self.structure) != spec:
+        for position, name, spec in self.program.reads:
+            held = container(self.structure.nodes[position], name)
+            if container_spec(held, arrays, self.structure) != spec:
                 return None
         return arrays
 

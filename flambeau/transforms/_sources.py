@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any
 
 from flambeau.core.cell import Cell
@@ -75,11 +75,11 @@ def direct_sources(function: Any, *, start: Any = None) -> list[Source]:
     return list(found.values())
 
 
-def functions_of(structure: Structure) -> Iterator[Any]:
+def functions_of(nodes: Collection[Node]) -> Iterator[Any]:
     """The functions that nodes bring along: methods of their classes, hooks, and functions kept in attributes."""
-    for kind in {type(node) for node in structure.nodes}:
+    for kind in {type(node) for node in nodes}:
         yield from _methods(kind)
-    for node in structure.nodes:
+    for node in nodes:
         yield from (value for _, value in node._statics() if isinstance(value, _CALLABLES))
         for name, registry in node._registries():
             if name.endswith("_hooks"):

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flambeau._errors import DtypeError, ShapeError
-from flambeau.core.capture import collect, commit, transparently
+from flambeau.core.capture import collect, commit, making, transparently
 from flambeau.core.cell import Cell, Parameter, running
 from flambeau.core.frame import Frame
 from flambeau.core.gradients import Gradients
@@ -131,6 +132,9 @@ def value_and_grad(
 
     @functools.wraps(fun)
     def differentiated(*args: Any, **kwargs: Any) -> Any:
+        return making(lambda: once(*args, **kwargs))
+
+    def once(*args: Any, **kwargs: Any) -> Any:
         if not args:
             raise TypeError(
                 f"{name}: fb.grad differentiates with respect to positional argument {numbers[0]}, and there is none. "
@@ -162,6 +166,7 @@ def value_and_grad(
             inputs = [target.values() for target in targets]
             _check_inputs(name, inputs, holomorphic, allow_int)
             value, pull, arrays = jax.vjp(pure, inputs, has_aux=True)
+            value = jnp.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else value
             _check_value(name, value, holomorphic)
             # What the forward wrote is in place before backward hooks run, as in eager execution.
             outcome, collector = made

@@ -21,8 +21,8 @@ from jax.core import Tracer
 
 from flambeau._errors import StateError
 from flambeau.core import hidden, raw
-from flambeau.core.capture import Outcome, collect
-from flambeau.core.cell import Cell, clock, copy, running
+from flambeau.core.capture import Outcome, collect, making
+from flambeau.core.cell import Cell, clock, copy, running, writing
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
 from flambeau.core.module import Module
@@ -64,14 +64,14 @@ class Jitted(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         last = self._last
         if last is not None and last.fits(args, kwargs):
-            return self._run(last, (), [args[i] for i in last.arrays_at])
+            return self._run(last, [], [args[i] for i in last.arrays_at])
         statics: tuple[Any, ...] = ()
         if self._has_statics:
             args, kwargs, statics = self._split(args, kwargs)
         leaves, treedef = jax.tree_util.tree_flatten((args, kwargs))
         frame = running.frame
         if frame is not None and frame.changes_structure():
-            call = self._prepare(args, kwargs, statics)[0]
+            call = making(lambda: self._prepare(args, kwargs, statics))[0]
             return self._run(call, call.container_arrays(), Arguments(args, kwargs).arrays)
         key = (
             treedef,
@@ -83,9 +83,9 @@ class Jitted(Generic[P, R]):
         call = self._calls.get(key)
         containers = None
         if call is not None and call.structure.valid():
-            containers = call.container_arrays() if call.reads else []
+            containers = call.container_arrays() if call.program.reads else []
         if call is None or containers is None:
-            call = self._remember(key, args, kwargs, statics, leaves)
+            call = making(lambda: self._remember(key, args, kwargs, statics, leaves))
             containers = call.container_arrays()
         self._last = call if call.expected and len(leaves) == len(args) and not kwargs else None
         return self._run(call, containers, [leaves[i] for i in call.arrays_at])
@@ -101,7 +101,7 @@ class Jitted(Generic[P, R]):
     def trace(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """The `jax.stages.Traced` of the flat function that a call with these arguments runs; it has `.jaxpr`."""
         args, kwargs, statics = self._split(args, kwargs)
-        call = self._prepare(args, kwargs, statics)[0]
+        call = making(lambda: self._prepare(args, kwargs, statics))[0]
         values = [[cell.peek() for cell in cells] for cells in (call.donated, call.kept)]
         return call.program.run.trace(*values, call.container_arrays(), Arguments(args, kwargs).arrays)
 
@@ -134,7 +134,9 @@ class Jitted(Generic[P, R]):
         call.arrays_at = positions
         call.under_raw = any(isinstance(leaf, Tracer) for leaf in leaves)
         key = (*key[:2], tuple(map(id, captured)), *key[3:])
-        if not (captured or statics or call.reads or call.structure.watched or call.under_raw):
+        if call.program.foreign:
+            return call
+        if not (captured or statics or call.program.reads or call.structure.watched or call.under_raw):
             call.expect(leaves)
         calls = self._calls
         calls[key] = call
@@ -142,7 +144,8 @@ class Jitted(Generic[P, R]):
             node for node in captured if node is not None
         ]
 
-        def forget(_: Any) -> None:
+        # By arguments, since globals are gone when the interpreter ends.
+        def forget(_: Any, clock: Any = clock) -> None:
             calls.pop(key, None)
             self._last = None
             clock.gathered = {}  # it may hold the dead node's arrays
@@ -165,7 +168,7 @@ class Jitted(Generic[P, R]):
                         if isinstance(root, Node):
                             running.frame.require(root)
                 structure = Structure([*roots, global_hooks])
-                if self._follow(functions_of(structure)):
+                if self._follow(functions_of(structure.nodes)):
                     continue
                 key = (
                     arguments.key,
@@ -190,8 +193,11 @@ class Jitted(Generic[P, R]):
                         raise
                     self._bind(unbound, statics, structure, reads)
                     continue
-                self._watch.compiled(structure, key[:3], len(known) + 1, program.reads)
-                self._programs.setdefault(key, []).append(program)
+                if self._follow(functions_of(frame.created_nodes.values())):
+                    continue  # a module that was made inside names others, which have to be bound too
+                if not program.foreign:
+                    self._watch.compiled(structure, key[:3], len(known) + 1, program.reads)
+                    self._programs.setdefault(key, []).append(program)
                 return Call(program, structure), captured
 
     def _follow(self, functions: Iterable[Any]) -> bool:
@@ -245,7 +251,8 @@ class Jitted(Generic[P, R]):
             return outs
 
         values = [_value(cell) for cell in structure.cells]
-        traced = jax.jit(pure).trace(values, contents, arguments.arrays)
+        # Not `jax.jit(pure).trace`, which does not say what the tracers are that `pure` has from a trace around this one.
+        closed = jax.make_jaxpr(pure)(values, contents, arguments.arrays)
         spec_of = {}
         for node_id, name in frame.container_inputs:
             node = structure.nodes[structure.node_index[node_id]]
@@ -253,11 +260,10 @@ class Jitted(Generic[P, R]):
         # Those bound as inputs come first, in the order of the inputs.
         bound = [(structure.node_index[id(node)], name) for node, name in reads]
         order = [*bound, *(place for place in spec_of if place not in bound)]
-        return self._program(traced, outcomes[0], structure, [(*place, spec_of[place]) for place in order])
+        return self._program(closed, outcomes[0], structure, [(*place, spec_of[place]) for place in order])
 
-    def _program(self, traced: Any, outcome: Outcome, structure: Structure, reads: list[Any]) -> Program:
+    def _program(self, closed: Any, outcome: Outcome, structure: Structure, reads: list[Any]) -> Program:
         """The flat compiled function: the cells that it overwrites are apart, to be donated; unused ones are left out."""
-        closed = traced.jaxpr
         invars, count = closed.jaxpr.invars, len(structure.cells)
         used = {id(var) for eqn in closed.eqns for var in eqn.invars} | {id(var) for var in closed.jaxpr.outvars}
         same = [
@@ -278,36 +284,43 @@ class Jitted(Generic[P, R]):
 
         run.__name__ = run.__qualname__ = self._name
         rolls = donated == outcome.written
-        return Program(jax.jit(run, donate_argnums=0), jax.jit(run), donated, kept, reads, outcome, not all(same), rolls)
+        foreign = any(isinstance(const, Tracer) for const in closed.consts)
+        donating, plain = jax.jit(run, donate_argnums=0), jax.jit(run)
+        return Program(donating, plain, donated, kept, reads, outcome, not all(same), rolls, foreign)
 
     # -- running --------------------------------------------------------------------------------------------------------
 
     def _run(self, call: Call, containers: Any, arrays: list[Any]) -> Any:
-        program = call.program
         if running.frame is not None:
             return _run_inside(call, containers, arrays)
         if call.under_raw:
             self._refuse_raw_writes(call)
             if call.kept and raw.reads_would_be_baked():
                 raw.warn_baked(self._name)
-            outs = program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
-            return program.outcome.apply(call.context(outs))
-        if running.journal is not None:
-            for cell in call.written:
-                running.journal.note_cell(cell)
-                cell._exposed = True  # the journal holds the array too, so it must not be donated
-            call.exposures = -1
-        if call.exposures != clock.exposures:
-            for cell in call.donated:
-                if cell._exposed:
-                    cell._replace(copy(cell._value), False)
-            call.exposures = clock.exposures
+            outs = call.program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
+            return call.program.outcome.apply(call.context(outs))
+        # One thread at a time: a cell's array is given away before its new one is there.
+        with writing:
+            outs = self._run_and_write(call, containers, arrays)
+        plain = call.program.outcome.plain
+        return call.program.outcome.apply(call.context(outs)) if plain is None else plain(outs)
+
+    def _run_and_write(self, call: Call, containers: Any, arrays: list[Any]) -> list[Any]:
+        """Runs the program on the cells' values, and puts the new ones in place."""
+        if running.journal is not None or call.exposures != clock.exposures:
+            _own_donated(call)
         gathered = clock.gathered
         values = gathered.get(call)
         if values is None:
             values = [cell._value for cell in call.donated], [cell._value for cell in call.kept]
             gathered[call] = values
-        outs = program.run(*values, containers, arrays)
+        program = call.program
+        try:
+            outs = program.run(*values, containers, arrays)
+        except Exception as error:
+            if any(value.is_deleted() for value in values[0]):
+                raise StateError(_lost(self._name)) from error
+            raise
         if outs and isinstance(outs[0], Tracer):
             self._refuse_raw_writes(call)
         if program.reshapes:
@@ -317,8 +330,7 @@ class Jitted(Generic[P, R]):
             for cell, value in zip(call.written, outs, strict=False):
                 cell._value = value
             clock.gathered = {call: (outs[: len(call.written)], values[1])} if program.rolls else {}
-        plain = program.outcome.plain
-        return program.outcome.apply(call.context(outs)) if plain is None else plain(outs)
+        return outs
 
     def _refuse_raw_writes(self, call: Call) -> None:
         if call.written or call.program.outcome.effects:
@@ -326,6 +338,18 @@ class Jitted(Generic[P, R]):
                 f"{self._name} changes state of modules, and was called inside a raw jax transform, which would lose it. "
                 f"Use flambeau's transform in its place, or the pure form fb.functional_call."
             )
+
+
+def _own_donated(call: Call) -> None:
+    """Makes sure that nobody else has the arrays that will be given away: those that somebody may have are copied."""
+    if running.journal is not None:
+        for cell in call.written:
+            running.journal.note_cell(cell)
+            cell._exposed = True  # the journal has the array too
+    for cell in call.donated:
+        if cell._exposed:
+            cell._replace(copy(cell._value), False)
+    call.exposures = -1 if running.journal is not None else clock.exposures
 
 
 def _run_inside(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
@@ -352,6 +376,13 @@ def _value(cell: Cell) -> Any:
     return cell._value if running.frame is None else running.frame.read(cell)
 
 
+def _lost(name: str) -> str:
+    return (
+        f"{name} failed while it ran, after the arrays that it overwrites had been given to it: what they held is lost. "
+        f"Load a checkpoint; to keep them through such failures, compile with fb.jit(donate=False)."
+    )
+
+
 def _no_array(name: str, leaf: Any) -> str:
     return (
         f"{name}: an argument of type {type(leaf).__name__} ({leaf!r:.60}) is neither an array nor a module, optimizer or "
@@ -369,7 +400,6 @@ def jit(
 ) -> Jitted[P, R]: ...
 @overload
 def jit(
-    fun: None = None,
     *,
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),

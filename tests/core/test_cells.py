@@ -270,7 +270,7 @@ def test_uninitialized(kind: Any) -> None:
     cell = kind(dtype=jnp.float16)
     module.x = cell
     for read in (
-        lambda: module.x,
+        lambda: module.x + 1,
         lambda: cell.shape,
         lambda: cell.data,
         lambda: cell + 1,
