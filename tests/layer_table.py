@@ -183,6 +183,47 @@ row("AdaptiveAvgPool3d", lambda nn: nn.AdaptiveAvgPool3d((1, 2, 2)), normal(1, 2
 row("AdaptiveMaxPool1d", lambda nn: nn.AdaptiveMaxPool1d(3), normal(2, 3, 8))
 row("AdaptiveMaxPool2d", lambda nn: nn.AdaptiveMaxPool2d((3, None), return_indices=True), normal(2, 3, 4, 5))
 row("AdaptiveMaxPool3d", lambda nn: nn.AdaptiveMaxPool3d(2), normal(1, 2, 3, 4, 5))
+row("LPPool1d", lambda nn: nn.LPPool1d(2, 3, stride=2), normal(2, 3, 8))
+row("LPPool2d", lambda nn: nn.LPPool2d(4, (2, 3), ceil_mode=True), normal(2, 3, 5, 5))
+row("LPPool2d", lambda nn: nn.LPPool2d(float("inf"), 2), normal(3, 4, 5), case="greatest")
+row("LPPool3d", lambda nn: nn.LPPool3d(2.0, 2, 1), normal(1, 2, 3, 3, 2))
+row("MaxUnpool1d", lambda nn: nn.MaxUnpool1d(2), normal(2, 3, 4), np.tile([1, 2, 4, 7], (2, 3, 1)))
+row(
+    "MaxUnpool2d",
+    lambda nn: nn.MaxUnpool2d(2, (2, 1)),
+    normal(3, 2, 3),
+    np.tile([[0, 5, 2], [9, 12, 11]], (3, 1, 1)),
+    call=lambda net, x, indices: net(x, indices, output_size=(5, 4)),
+)
+row(
+    "MaxUnpool3d",
+    lambda nn: nn.MaxUnpool3d((2, 1, 2)),
+    normal(1, 3, 1, 2, 2),
+    below(2, 1, 3, 1, 2, 2) * 8 + [[0, 2], [4, 6]],
+)
+row(
+    "FractionalMaxPool2d",
+    lambda nn: nn.FractionalMaxPool2d(2, (2, 3), None, True, array(nn, 0.5 * unit(2, 3, 2))),
+    normal(2, 3, 6, 7),
+)
+row(
+    "FractionalMaxPool3d",
+    lambda nn: nn.FractionalMaxPool3d(2, None, (0.7, 0.5, 0.5), _random_samples=array(nn, 0.5 * unit(2, 3, 3))),
+    normal(2, 3, 5, 6, 7),
+)
+
+# -- padding ------------------------------------------------------------------------------------------------------------
+
+for _dims, _sides in ((1, (1, 2)), (2, (2, 1, -1, 3)), (3, (1, 2, 0, 2, -1, 1))):
+    _x = normal(*(2, 3, 4, 5, 4)[: _dims + 2])
+    for _name in (f"{_kind}Pad{_dims}d" for _kind in ("Circular", "Reflection", "Replication", "Zero")):
+        row(_name, lambda nn, name=_name: getattr(nn, name)(1), _x)
+        row(_name, lambda nn, name=_name, sides=_sides: getattr(nn, name)(sides), _x, case="sides")
+    row(
+        f"ConstantPad{_dims}d",
+        lambda nn, dims=_dims, sides=_sides: getattr(nn, f"ConstantPad{dims}d")(sides, 1.5),
+        _x,
+    )
 
 # -- normalization ------------------------------------------------------------------------------------------------------
 
@@ -255,6 +296,51 @@ row("Embedding", lambda nn: nn.Embedding(7, 3), below(7, 2, 5))
 row("Embedding", lambda nn: nn.Embedding(7, 3, padding_idx=-2, scale_grad_by_freq=True), below(7, 9), case="settings")
 row("Embedding", lambda nn: nn.Embedding(7, 3, max_norm=0.5, norm_type=1.0), below(7, 2, 3), case="max-norm")
 row("Embedding", lambda nn: nn.Embedding.from_pretrained(array(nn, normal(7, 3))), below(7, 4), case="pretrained")
+
+# -- recurrent ----------------------------------------------------------------------------------------------------------
+
+
+def _leaves(output: Any) -> tuple[Any, ...]:
+    """What a recurrent layer returns, without the pair in it."""
+    return sum(map(_leaves, output), ()) if isinstance(output, tuple) else (output,)
+
+
+def _sequences(net: Any, x: Any, *state: Any) -> Any:
+    return _leaves(net(x, state[0] if len(state) == 1 else state or None))
+
+
+for _name in ("RNN", "LSTM", "GRU"):
+    row(_name, lambda nn, name=_name: getattr(nn, name)(4, 3, 2, bidirectional=True), normal(5, 2, 4), call=_sequences)
+    row(
+        _name,
+        lambda nn, name=_name: getattr(nn, name)(4, 3, 2, bias=False, batch_first=True, dropout=0.5),
+        normal(2, 5, 4),
+        case="dropout",
+        call=_sequences,
+        random=True,
+    )
+row("RNN", lambda nn: nn.RNN(4, 3, nonlinearity="relu"), normal(5, 4), normal(1, 3), case="relu", call=_sequences)
+row(
+    "LSTM",
+    lambda nn: nn.LSTM(4, 3, proj_size=2),
+    *(normal(5, 4), normal(1, 2), normal(1, 3)),
+    case="projection",
+    call=_sequences,
+)
+row(
+    "RNNBase",
+    lambda nn: nn.RNNBase("LSTM", 4, 3, 2, bidirectional=True, proj_size=2),
+    normal(2, 4),
+    call=lambda net, x: x @ net.weight_ih_l0_reverse.T,
+)
+for _name in ("RNNCell", "LSTMCell", "GRUCell"):
+    row(_name, lambda nn, name=_name: getattr(nn, name)(4, 3), normal(2, 4), call=_sequences)
+    _state = [normal(3, what=str(i)) for i in range(2 if _name == "LSTMCell" else 1)]
+    row(
+        _name, lambda nn, name=_name: getattr(nn, name)(4, 3, False), normal(4), *_state, case="vector", call=_sequences
+    )
+row("RNNCell", lambda nn: nn.RNNCell(4, 3, nonlinearity="relu"), normal(2, 4), case="relu", call=_sequences)
+row("RNNCellBase", lambda nn: nn.RNNCellBase(4, 3, True, 2), normal(2, 4), call=lambda net, x: x @ net.weight_ih.T)
 
 # -- losses and distances -----------------------------------------------------------------------------------------------
 

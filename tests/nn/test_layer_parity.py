@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import typing
 from typing import Any
 
 import jax
@@ -166,7 +167,9 @@ def test_constructor_is_torchs(name: str) -> None:
     """The same arguments in the same order with the same defaults."""
 
     def arguments(cls: Any) -> list[tuple[str, Any, Any]]:
-        parameters = inspect.signature(cls.__init__).parameters.values()
+        # Where torch takes anything, what it says that it takes stands in its first overload.
+        function = [*typing.get_overloads(cls.__init__), cls.__init__][0]
+        parameters = inspect.signature(function).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters]
 
     assert arguments(getattr(nn, name)) == arguments(getattr(torch.nn, name))

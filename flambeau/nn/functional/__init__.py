@@ -31,6 +31,10 @@ from flambeau.nn.functional.activation import (
     tanhshrink,
     threshold,
 )
+from flambeau.nn.functional.attention import (
+    multi_head_attention_forward,
+    scaled_dot_product_attention,
+)
 from flambeau.nn.functional.conv import (
     conv1d,
     conv2d,
@@ -51,6 +55,16 @@ from flambeau.nn.functional.embedding import (
     embedding,
     one_hot,
     renormalize,
+)
+from flambeau.nn.functional.fold import (
+    fold,
+    unfold,
+)
+from flambeau.nn.functional.interpolation import (
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
 )
 from flambeau.nn.functional.linear import (
     bilinear,
@@ -125,6 +139,16 @@ from flambeau.nn.functional.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
+from flambeau.nn.functional.sampling import (
+    affine_grid,
+    grid_sample,
+)
+from flambeau.nn.functional.shuffling import (
+    channel_shuffle,
+    native_channel_shuffle,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -136,6 +160,7 @@ __all__ = [
     "adaptive_max_pool2d_with_indices",
     "adaptive_max_pool3d",
     "adaptive_max_pool3d_with_indices",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
@@ -146,6 +171,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "channel_shuffle",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -163,6 +189,7 @@ __all__ = [
     "embedding",
     "feature_alpha_dropout",
     "flatten",
+    "fold",
     "fractional_max_pool2d",
     "fractional_max_pool2d_with_indices",
     "fractional_max_pool3d",
@@ -170,6 +197,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "hardshrink",
     "hardsigmoid",
@@ -179,6 +207,7 @@ __all__ = [
     "huber_loss",
     "instance_norm",
     "instance_norm_with_stats",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -202,14 +231,18 @@ __all__ = [
     "max_unpool3d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "multi_margin_loss",
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
+    "native_channel_shuffle",
     "nll_loss",
     "normalize",
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
     "relu",
@@ -217,6 +250,7 @@ __all__ = [
     "renormalize",
     "rms_norm",
     "rrelu",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
@@ -232,4 +266,8 @@ __all__ = [
     "threshold",
     "triplet_margin_loss",
     "unflatten",
+    "unfold",
+    "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]

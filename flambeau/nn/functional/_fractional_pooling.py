@@ -236,7 +236,8 @@ def _random_maxima(
     pair = lax.stop_gradient(x).reshape(-1, *sizes), index
     for axis in reversed(range(n)):
         starts = _starts(planes[:, order[axis]], sizes[axis], kernels[axis], counts[axis])
-        places = (starts[:, :, None] + np.arange(kernels[axis])).reshape(len(planes), -1)  # (N·C, L'·K)
+        places = starts[:, :, None] + np.arange(kernels[axis], dtype=np.int32)
+        places = places.reshape(len(planes), counts[axis] * kernels[axis])  # (N·C, L', K) to (N·C, L'·K)
         places = jnp.expand_dims(places, [1 + other for other in range(n) if other != axis])
         spread = tuple(jnp.take_along_axis(each, places, axis + 1) for each in pair)
         window = Window(counts[axis] * kernels[axis], kernels[axis], kernels[axis])

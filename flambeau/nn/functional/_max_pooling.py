@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -435,20 +436,21 @@ def _unpooled_sizes(
 
 @partial(jax.jit, static_argnums=2)
 def _put_back(x: jax.Array, indices: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-    lead, points = x.shape[: -len(sizes)], math.prod(sizes)
-    flat, where = (
-        x.reshape(math.prod(lead), -1),
-        indices.reshape(math.prod(lead), -1),
-    )  # (..., *spatial) to (M, windows)
+    n, points = len(sizes), math.prod(sizes)
+    rows = math.prod(x.shape[:-n]), math.prod(x.shape[-n:])
+    flat, where = x.reshape(rows), indices.reshape(rows)  # (..., *spatial) to (M, windows)
     outside = ((where < 0) | (where >= points)).any(-1, keepdims=True)
-    return jnp.where(outside, jnp.nan, _scatter(flat, where, points)).reshape(*lead, *sizes)
+    return jnp.where(outside, jnp.nan, _scatter(flat, where, points)).reshape(*x.shape[:-n], *sizes)
+
+
+_INSIDE: dict[str, Any] = {"mode": "drop", "wrap_negative_indices": False}
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _scatter(x: jax.Array, indices: jax.Array, points: int) -> jax.Array:
     """Rows of `points` zeros with those of `x` at `indices`; its derivative gives each entry what its place gets."""
     rows = jnp.arange(len(x))[:, None]
-    return jnp.zeros((len(x), points), x.dtype).at[rows, indices].set(x, mode="drop", wrap_negative_indices=False)
+    return jnp.zeros((len(x), points), x.dtype).at[rows, indices].set(x, **_INSIDE)
 
 
 @_scatter.defjvp
@@ -458,7 +460,5 @@ def _(
     # JAX's own derivative of `set` gives the gradient of a shared place to one entry, and looks for it in two passes.
     (x, indices), (tangent, _) = primals, tangents
     rows = jnp.arange(len(x))[:, None]
-    moved = (
-        jnp.zeros((len(x), points), x.dtype).at[rows, indices].add(tangent, mode="drop", wrap_negative_indices=False)
-    )
+    moved = jnp.zeros((len(x), points), x.dtype).at[rows, indices].add(tangent, **_INSIDE)
     return _scatter(x, indices, points), moved

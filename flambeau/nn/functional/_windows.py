@@ -136,7 +136,7 @@ def windows_of(
     ]
     each = zip(input.shape[-n:], kernels, strides, paddings, dilations, strict=True)
     windows = tuple(Window(*numbers, ceil_mode) for numbers in each)
-    if any(not 0 <= window.padding <= window.reach // 2 for window in windows):
+    if any(not 0 <= window.padding <= window.kernel // 2 for window in windows):
         wrong.append(f"expected padding from 0 to half of kernel_size, got {paddings} for {kernels}")
     if wrong:
         raise ShapeError("; ".join(wrong))

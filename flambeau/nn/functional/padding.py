@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -38,8 +39,9 @@ def pad(
 
     Raises:
         ShapeError: the amounts do not fit the input: a reflection takes less than the size, a circular padding at most the
-            size that negative amounts leave (PyTorch returns unset memory for more), and no size may become negative.
+            size that negative amounts leave (PyTorch returns unset memory for more), and no more may be cut than there is.
         ValueError: there is no such mode, or it takes no value.
+        TypeError: `pad` holds other things than ints.
 
     Example:
         >>> pad(jnp.array([[1, 2, 3]]), (2, 1), mode="reflect")
@@ -47,7 +49,7 @@ def pad(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.pad.html
     """
-    amounts = tuple(pad)
+    amounts = _ints(pad)
     if mode not in _MODES:
         raise ValueError(f"expected mode to be one of {', '.join(_MODES)}, got {mode!r}")
     if len(amounts) % 2 or len(amounts) > 2 * input.ndim:
@@ -64,9 +66,16 @@ def pad(
     return _extend(input, pairs, mode)
 
 
+def _ints(pad: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, pad))
+    except TypeError:
+        raise TypeError(f"expected pad to be a sequence of ints, got {pad!r}") from None
+
+
 def _constant(x: jax.Array, pairs: tuple[tuple[int, int], ...], value: float) -> jax.Array:
-    if any(low + size + high < 0 for size, (low, high) in zip(x.shape, pairs, strict=True)):
-        raise ShapeError(f"expected pad that leaves no size negative, got {pairs} for {describe(x)}")
+    if any(size + min(low, 0) + min(high, 0) < 0 for size, (low, high) in zip(x.shape, pairs, strict=True)):
+        raise ShapeError(f"expected pad that cuts no more than there is, got {pairs} for {describe(x)}")
     return lax.pad(x, jnp.asarray(value, x.dtype), [(low, high, 0) for low, high in pairs])
 
 
