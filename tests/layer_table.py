@@ -11,6 +11,7 @@ is a whole row. Further rows of a class are told apart by `case="..."`.
 from __future__ import annotations
 
 import sys
+import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -225,6 +226,25 @@ for _dims, _sides in ((1, (1, 2)), (2, (2, 1, -1, 3)), (3, (1, 2, 0, 2, -1, 1)))
         _x,
     )
 
+# -- resizing and rearranging --------------------------------------------------------------------------------------------
+
+row("Upsample", lambda nn: nn.Upsample(scale_factor=2), normal(2, 3, 4))
+row("Upsample", lambda nn: nn.Upsample((5, 7), mode="bilinear"), normal(2, 3, 4, 3), case="bilinear")
+row(
+    "Upsample",
+    lambda nn: nn.Upsample(None, (2.0, 1.7), "bicubic", True, True),
+    normal(2, 3, 4, 3),
+    case="bicubic",
+)
+row("Upsample", lambda nn: nn.Upsample(3, mode="area"), normal(1, 2, 4, 3, 5), case="area")
+row("UpsamplingNearest2d", lambda nn: nn.UpsamplingNearest2d(scale_factor=(2, 1.5)), normal(2, 3, 4, 3))
+row("UpsamplingBilinear2d", lambda nn: nn.UpsamplingBilinear2d(scale_factor=2), normal(2, 3, 4, 3))
+row("PixelShuffle", lambda nn: nn.PixelShuffle(2), normal(2, 8, 2, 3))
+row("PixelUnshuffle", lambda nn: nn.PixelUnshuffle(2), normal(2, 3, 4, 6))
+row("ChannelShuffle", lambda nn: nn.ChannelShuffle(2), normal(2, 6, 3))
+row("Unfold", lambda nn: nn.Unfold((2, 3), (1, 2), 1, (2, 1)), normal(2, 3, 4, 5))
+row("Fold", lambda nn: nn.Fold((4, 5), (2, 3), padding=1, stride=2), normal(2, 12, 9))
+
 # -- normalization ------------------------------------------------------------------------------------------------------
 
 row("BatchNorm1d", lambda nn: nn.BatchNorm1d(3), normal(6, 3))
@@ -247,6 +267,9 @@ row("GroupNorm", lambda nn: nn.GroupNorm(4, 4, affine=False), normal(1, 4, 3, 2)
 row("RMSNorm", lambda nn: nn.RMSNorm(5), normal(2, 5))
 row("RMSNorm", lambda nn: nn.RMSNorm((3, 5), eps=1e-3, elementwise_affine=False), normal(2, 3, 5), case="plain")
 row("LocalResponseNorm", lambda nn: nn.LocalResponseNorm(3, alpha=0.1), normal(2, 5, 3))
+# torch's gradient is not the derivative of what it returns.
+row("CrossMapLRN2d", lambda nn: nn.CrossMapLRN2d(3, alpha=0.5), normal(2, 7, 2, 3), fixed=(0,))
+row("CrossMapLRN2d", lambda nn: nn.CrossMapLRN2d(4, 1.0, 0.5, 2.0), normal(1, 5, 2, 1), case="even", fixed=(0,))
 
 # -- activations --------------------------------------------------------------------------------------------------------
 
@@ -297,6 +320,29 @@ row("Embedding", lambda nn: nn.Embedding(7, 3, padding_idx=-2, scale_grad_by_fre
 row("Embedding", lambda nn: nn.Embedding(7, 3, max_norm=0.5, norm_type=1.0), below(7, 2, 3), case="max-norm")
 row("Embedding", lambda nn: nn.Embedding.from_pretrained(array(nn, normal(7, 3))), below(7, 4), case="pretrained")
 
+
+def _offsets(indices: Any) -> Any:
+    """Where bags of two of six indices begin, and where the last one ends, as an array like those."""
+    return (indices[:4] * 0 + 2).cumsum(0) - 2
+
+
+row("EmbeddingBag", lambda nn: nn.EmbeddingBag(7, 3), below(7, 2, 5))
+row("EmbeddingBag", lambda nn: nn.EmbeddingBag(7, 3, 0.5, mode="max", padding_idx=-2), below(7, 2, 4), case="max")
+row(
+    "EmbeddingBag",
+    lambda nn: nn.EmbeddingBag(7, 3, scale_grad_by_freq=True, mode="sum", include_last_offset=True),
+    below(7, 6),
+    unit(6),
+    case="sum",
+    call=lambda net, indices, weights: net(indices, _offsets(indices), weights),
+)
+row(
+    "EmbeddingBag",
+    lambda nn: nn.EmbeddingBag.from_pretrained(array(nn, normal(7, 3)), norm_type=1.0),
+    below(7, 2, 4),
+    case="pretrained",
+)
+
 # -- recurrent ----------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +387,65 @@ for _name in ("RNNCell", "LSTMCell", "GRUCell"):
     )
 row("RNNCell", lambda nn: nn.RNNCell(4, 3, nonlinearity="relu"), normal(2, 4), case="relu", call=_sequences)
 row("RNNCellBase", lambda nn: nn.RNNCellBase(4, 3, True, 2), normal(2, 4), call=lambda net, x: x @ net.weight_ih.T)
+
+# -- attention ----------------------------------------------------------------------------------------------------------
+
+_PADDING = np.array([False, True, False])
+row("MultiheadAttention", lambda nn: nn.MultiheadAttention(6, 2), normal(4, 2, 6), call=lambda net, x: net(x, x, x))
+row(
+    "MultiheadAttention",
+    lambda nn: nn.MultiheadAttention(6, 3, 0.2, False, True, True, 5, 4, True),
+    normal(2, 4, 6),
+    normal(2, 3, 5),
+    normal(2, 3, 4),
+    np.stack([_PADDING, ~_PADDING]),
+    case="settings",
+    random=True,
+)
+row(
+    "MultiheadAttention",
+    lambda nn: nn.MultiheadAttention(6, 2),
+    normal(4, 6),
+    normal(3, 6),
+    normal(2, 4, 3),
+    case="vectors",
+    call=lambda net, x, memory, mask: net(x, memory, memory, attn_mask=mask, average_attn_weights=False),
+)
+row("TransformerEncoderLayer", lambda nn: nn.TransformerEncoderLayer(4, 2, 6, 0.0), normal(3, 2, 4))
+row(
+    "TransformerEncoderLayer",
+    lambda nn: nn.TransformerEncoderLayer(4, 2, 6, 0.3, "gelu", 1e-3, True, True, False),
+    normal(2, 3, 4),
+    case="settings",
+    random=True,
+)
+row("TransformerDecoderLayer", lambda nn: nn.TransformerDecoderLayer(4, 2, 6, 0.0), normal(3, 2, 4), normal(5, 2, 4))
+row(
+    "TransformerDecoderLayer",
+    lambda nn: nn.TransformerDecoderLayer(4, 2, 6, 0.3, nn.Tanh(), 1e-3, True, True, False),
+    normal(3, 4),
+    normal(5, 4),
+    case="settings",
+    random=True,
+)
+row(
+    "TransformerEncoder",
+    lambda nn: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, 0.0), 2, nn.LayerNorm(4), False),
+    normal(3, 2, 4),
+    np.tri(3) == 0,
+)
+row(
+    "TransformerDecoder",
+    lambda nn: nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 6, 0.0), 2),
+    normal(3, 2, 4),
+    normal(2, 2, 4),
+)
+row(
+    "Transformer",
+    lambda nn: nn.Transformer(4, 2, 1, 1, 6, 0.0, batch_first=True),
+    normal(2, 3, 4),
+    normal(2, 2, 4),
+)
 
 # -- losses and distances -----------------------------------------------------------------------------------------------
 
@@ -391,3 +496,57 @@ row("SoftMarginLoss", lambda nn: nn.SoftMarginLoss(), _X, signs(4, 6), fixed=(1,
 row("CosineEmbeddingLoss", lambda nn: nn.CosineEmbeddingLoss(0.1), _X, _Y, signs(4))
 row("MarginRankingLoss", lambda nn: nn.MarginRankingLoss(0.5), normal(4), normal(4, what="other"), signs(4))
 row("TripletMarginLoss", lambda nn: nn.TripletMarginLoss(2.0, swap=True), _X, _Y, normal(4, 6))
+row("TripletMarginWithDistanceLoss", lambda nn: nn.TripletMarginWithDistanceLoss(), _X, _Y, normal(4, 6))
+row(
+    "TripletMarginWithDistanceLoss",
+    lambda nn: nn.TripletMarginWithDistanceLoss(
+        distance_function=nn.PairwiseDistance(1.0), margin=5.0, swap=True, reduction="none"
+    ),
+    _X,
+    _Y,
+    normal(4, 6),
+    case="distance",
+)
+
+
+def _nll_loss_2d(nn: Any) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # the name is deprecated
+        return nn.NLLLoss2d(reduction="sum")
+
+
+row("NLLLoss2d", _nll_loss_2d, normal(2, 5, 3, 2), below(5, 2, 3, 2))
+row(
+    "CTCLoss",
+    lambda nn: nn.CTCLoss(),
+    normal(6, 3, 4),
+    below(3, 3, 2) + 1,
+    np.array([6, 5, 6]),
+    np.array([2, 1, 2]),
+)
+row(
+    "CTCLoss",
+    lambda nn: nn.CTCLoss(2, "none", True),
+    normal(5, 2, 4),
+    np.array([[0, 1, 1, 3], [3, 3, 3, 3]]),
+    np.array([5, 5]),
+    np.array([4, 4]),
+    case="zero-infinity",
+)
+row("LinearCrossEntropyLoss", lambda nn: nn.LinearCrossEntropyLoss(4, 6), normal(5, 4), below(6, 5))
+row(
+    "LinearCrossEntropyLoss",
+    lambda nn: nn.LinearCrossEntropyLoss(
+        4, 6, out_features=(2, 3), bias=True, weight=array(nn, _WEIGHT), ignore_index=2, label_smoothing=0.1
+    ),
+    normal(5, 4),
+    below(6, 5, 2, 3),
+    case="settings",
+)
+row("AdaptiveLogSoftmaxWithLoss", lambda nn: nn.AdaptiveLogSoftmaxWithLoss(16, 12, [3, 7]), normal(5, 16), below(12, 5))
+row(
+    "AdaptiveLogSoftmaxWithLoss",
+    lambda nn: nn.AdaptiveLogSoftmaxWithLoss(8, 12, [3, 7], 2.0, head_bias=True),
+    normal(5, 8),
+    case="log-prob",
+    call=lambda net, x: net.log_prob(x),
+)

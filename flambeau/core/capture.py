@@ -161,10 +161,13 @@ class _Collector:
         twin = self.frame.twin_values.get(id(value))
         if twin is not None:
             return self.origin(twin)
-        if isinstance(value, Node):
-            return self.node(value) or self._new_node(value)
-        if isinstance(value, Cell):
-            return self.cell(value) or self._new_cell(value)
+        if isinstance(value, (Node, Cell)):
+            known = self.node(value) if isinstance(value, Node) else self.cell(value)
+            if known is not None:
+                return known
+            if not self.frame.created(value):
+                self.frame.abandon(value)  # it was there before, and has to be bound so that it stays itself
+            return self._new_node(value) if isinstance(value, Node) else self._new_cell(value)
         if isinstance(value, Gradients):
             return self._gradients(value)
         if isinstance(value, tuple):
@@ -283,7 +286,7 @@ class _Collector:
         found += [self._assign(node, name, new) for node, name, new in changed if new is not MISSING]
         for key in frame.slot_writes:
             node, name, value = frame.slots[key]
-            found.append(self._delete(node, name) if value is MISSING else self._assign(node, name, value))
+            found.append(self._drop(node, name) if value is MISSING else self._assign(node, name, value))
         found += [self._flag(parameter) for parameter, old in frame.flags.items() if parameter._requires_grad != old]
         for position, (thing, held) in enumerate(frame.watched):
             if not same_fields(thing, held):
@@ -304,8 +307,19 @@ class _Collector:
 
     def _delete(self, node: Node, name: str) -> Effect:
         def apply(target: Node, context: Context) -> None:
-            if name in target.__dict__ or name in target._containers:
+            if name in target.__dict__:
                 Node.__delattr__(target, name)
+
+        return Effect(self._target(node), apply)
+
+    def _drop(self, node: Node, name: str) -> Effect:
+        """Takes a container away, and nothing that has its name by now."""
+
+        def apply(target: Node, context: Context) -> None:
+            if running.frame is not None:
+                running.frame.delete_container(target, name)
+            elif name in target._containers:
+                del target._containers[name]
 
         return Effect(self._target(node), apply)
 

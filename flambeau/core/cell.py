@@ -87,10 +87,10 @@ class Cell:
         if owner_of(value) is not None:
             value = copy(value)
         self._exposed = True
+        _owners[id(value)] = self
         frame = running.frame
         if frame is None:
             self._value = value
-            _owners[id(value)] = self
             clock.expose()
         else:
             self._value = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -18,10 +19,12 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "NLLLoss2d",
+    "WeightedLoss",
 ]
 
 
-class _WeightedLoss(Loss):
+class WeightedLoss(Loss):
     """A loss with weights, which are a buffer."""
 
     weight: jax.Array | None
@@ -37,7 +40,7 @@ class _WeightedLoss(Loss):
         self.register_buffer("weight", weight)
 
 
-class NLLLoss(_WeightedLoss):
+class NLLLoss(WeightedLoss):
     """The negative log-likelihood of classes: -w_y · x_y, with log-probabilities x.
 
     Args:
@@ -79,7 +82,49 @@ class NLLLoss(_WeightedLoss):
         return F.nll_loss(input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
 
 
-class CrossEntropyLoss(_WeightedLoss):
+class NLLLoss2d(NLLLoss):
+    """The older name of `NLLLoss`, which warns.
+
+    Args:
+        weight: a factor for each class, which goes into a buffer.
+        size_average: deprecated; use `reduction`.
+        ignore_index: a label that counts nothing.
+        reduce: deprecated; use `reduction`.
+        reduction: "mean", "sum" or "none".
+
+    Shape:
+        input `(N, C, H, W)`, target `(N, H, W)` of labels, result `()`, or like target for "none".
+
+    Raises:
+        ShapeError: shapes that do not go together.
+        DtypeError: the target holds no integers.
+        ValueError: `reduction` is something else.
+
+    Example:
+        >>> import warnings
+        >>> import jax.numpy as jnp
+        >>> from flambeau import nn
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     loss = nn.NLLLoss2d()
+        >>> loss(jnp.full((1, 2, 1, 3), -0.5), jnp.zeros((1, 1, 3), int))
+        Array(0.5, dtype=float32)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.NLLLoss.html
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        warnings.warn("NLLLoss2d is deprecated; write NLLLoss instead", FutureWarning, stacklevel=2)
+        super().__init__(weight, size_average, ignore_index, reduce, reduction)
+
+
+class CrossEntropyLoss(WeightedLoss):
     """The cross entropy of scores: -w_y · log softmax(x)_y for labels y, -Σ_c w_c y_c log softmax(x)_c for probabilities y.
 
     Args:
@@ -132,7 +177,7 @@ class CrossEntropyLoss(_WeightedLoss):
         )
 
 
-class BCELoss(_WeightedLoss):
+class BCELoss(WeightedLoss):
     """The cross entropy of probabilities: -w · (y log x + (1 - y) log(1 - x)), with logarithms of at least -100.
 
     Args:
@@ -162,7 +207,7 @@ class BCELoss(_WeightedLoss):
         return F.binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
 
 
-class BCEWithLogitsLoss(_WeightedLoss):
+class BCEWithLogitsLoss(WeightedLoss):
     """The cross entropy of scores for yes or no: -w · (v y log σ(x) + (1 - y) log(1 - σ(x))), for scores of any size.
 
     Args:
@@ -207,7 +252,7 @@ class BCEWithLogitsLoss(_WeightedLoss):
         )
 
 
-class MultiLabelSoftMarginLoss(_WeightedLoss):
+class MultiLabelSoftMarginLoss(WeightedLoss):
     """The mean over the classes of yes-or-no cross entropies: -Σ_c w_c · (y_c log σ(x_c) + (1 - y_c) log σ(-x_c)) / C.
 
     Args:
@@ -236,7 +281,7 @@ class MultiLabelSoftMarginLoss(_WeightedLoss):
         return F.multilabel_soft_margin_loss(input, target, self.weight, reduction=self.reduction)
 
 
-class MultiMarginLoss(_WeightedLoss):
+class MultiMarginLoss(WeightedLoss):
     """Wants the score of the true class above all others by a margin: w_y · Σ_{c≠y} max(margin - x_y + x_c, 0)ᵖ / C.
 
     Args:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 
 from flambeau.nn import functional as F
 from flambeau.nn._elementwise_loss import Loss
+from flambeau.nn.distance import PairwiseDistance
 
-__all__ = ["CosineEmbeddingLoss", "HingeEmbeddingLoss", "MarginRankingLoss", "SoftMarginLoss", "TripletMarginLoss"]
+__all__ = [
+    "CosineEmbeddingLoss",
+    "HingeEmbeddingLoss",
+    "MarginRankingLoss",
+    "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
+]
 
 
 class HingeEmbeddingLoss(Loss):
@@ -192,4 +202,57 @@ class TripletMarginLoss(Loss):
     def forward(self, anchor: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
         return F.triplet_margin_loss(
             anchor, positive, negative, self.margin, self.p, self.eps, self.swap, reduction=self.reduction
+        )
+
+
+class TripletMarginWithDistanceLoss(Loss):
+    """Wants an anchor nearer to the positive than to the negative, by any distance: max(d(a, p) - d(a, n) + margin, 0).
+
+    Args:
+        distance_function: the distance d; None for `PairwiseDistance`.
+        margin: the margin.
+        swap: whether the negative's distance is that to the anchor or to the positive, whichever is less.
+        reduction: "mean", "sum" or "none".
+
+    Shape:
+        anchor, positive and negative as the distance wants them, result `()`, or like the distances for "none".
+
+    Raises:
+        ShapeError: they have other numbers of dimensions.
+        ValueError: `margin` is not positive, or `reduction` is something else.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flambeau import nn
+        >>> loss = nn.TripletMarginWithDistanceLoss(distance_function=lambda x, y: jnp.abs(x - y).max(-1))
+        >>> loss(jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.full((1, 1), 0.25))
+        Array(0.75, dtype=float32)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.TripletMarginWithDistanceLoss.html
+    """
+
+    def __init__(
+        self,
+        *,
+        distance_function: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        if margin <= 0:
+            raise ValueError(f"expected margin > 0, got {margin}")
+        super().__init__(reduction=reduction)
+        self.distance_function = PairwiseDistance() if distance_function is None else distance_function
+        self.margin = margin
+        self.swap = swap
+
+    def forward(self, anchor: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+        return F.triplet_margin_with_distance_loss(
+            anchor,
+            positive,
+            negative,
+            distance_function=self.distance_function,
+            margin=self.margin,
+            swap=self.swap,
+            reduction=self.reduction,
         )

@@ -10,6 +10,7 @@ from flambeau.nn._class_loss import (
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
+    NLLLoss2d,
 )
 from flambeau.nn._distance_loss import (
     CosineEmbeddingLoss,
@@ -17,6 +18,7 @@ from flambeau.nn._distance_loss import (
     MarginRankingLoss,
     SoftMarginLoss,
     TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
 )
 from flambeau.nn._elementwise_loss import (
     GaussianNLLLoss,
@@ -27,10 +29,13 @@ from flambeau.nn._elementwise_loss import (
     PoissonNLLLoss,
     SmoothL1Loss,
 )
+from flambeau.nn._linear_cross_entropy import LinearCrossEntropyLoss, LinearCrossEntropyOptions
+from flambeau.nn._sequence_loss import CTCLoss
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "GaussianNLLLoss",
@@ -38,14 +43,18 @@ __all__ = [
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "MSELoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "NLLLoss2d",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
 ]

@@ -12,8 +12,9 @@ from flambeau.core.module import Module
 from flambeau.nn import functional as F
 from flambeau.nn import init
 from flambeau.nn._factory import parameter
+from flambeau.nn.functional._cross_map import cross_map_normalize
 
-__all__ = ["GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
+__all__ = ["CrossMapLRN2d", "GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
 
 
 class _Scaled(Module):
@@ -227,6 +228,47 @@ class LocalResponseNorm(Module):
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class CrossMapLRN2d(Module):
+    """The local response normalization of Lua Torch: x / (k + α / size · Σ x²)^β over neighbouring channels.
+
+    As in PyTorch, the first channel counts as a neighbour of all channels behind its own neighbours, too. PyTorch's gradient
+    is that of other windows; here it is the derivative.
+
+    Args:
+        size: over how many neighbouring channels, itself included, is summed; of an even number one less.
+        alpha: the factor of the sum.
+        beta: the exponent.
+        k: what the sum is added to.
+
+    Shape:
+        input `(N, C, H, W)`, result like input.
+
+    Raises:
+        ShapeError: the input has another number of dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flambeau import nn
+        >>> nn.CrossMapLRN2d(1, alpha=0.75, beta=0.5)(jnp.full((1, 1, 1, 2), 2.0)).ravel()
+        Array([1., 1.], dtype=float32)
+
+    Source: https://papers.nips.cc/paper/4824
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
+        super().__init__()
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        return cross_map_normalize(input, self.size, self.alpha, self.beta, self.k)
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

@@ -22,6 +22,7 @@ from flambeau.nn.functional._reduction import check_broadcast, promoted, reduced
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "checked_labels",
     "cross_entropy",
     "multi_margin_loss",
     "multilabel_margin_loss",
@@ -40,8 +41,12 @@ def _class_axis(input: jax.Array, weight: jax.Array | None) -> int:
     return axis
 
 
-def _labels(
-    target: jax.Array, input: jax.Array, axis: int, ignore_index: int | None, error: type[Exception] = IndexError
+def checked_labels(
+    target: jax.Array,
+    input: jax.Array | jax.ShapeDtypeStruct,
+    axis: int,
+    ignore_index: int | None,
+    error: type[Exception] = IndexError,
 ) -> jax.Array:
     """The labels, wide enough for any class, after a check of shape, dtype and, where it is known, range."""
     shape = (*input.shape[:axis], *input.shape[axis + 1 :])
@@ -116,7 +121,7 @@ def nll_loss(
     """
     reduction = resolve_reduction(reduction, size_average, reduce)
     axis = _class_axis(input, weight)
-    labels = _labels(target, input, axis, ignore_index)
+    labels = checked_labels(target, input, axis, ignore_index)
     x = widen(input)
     kept = labels != ignore_index
     safe = jnp.where(kept, labels, 0)
@@ -176,7 +181,7 @@ def cross_entropy(
         if ignore_index >= 0:
             raise RuntimeError("expected no ignore_index, which says nothing about class probabilities")
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing, axis)
-    labels = _labels(target, input, axis, ignore_index)
+    labels = checked_labels(target, input, axis, ignore_index)
     return _hard_cross_entropy(input, labels, weight, ignore_index, reduction, label_smoothing, axis)
 
 
@@ -428,7 +433,7 @@ def multi_margin_loss(
     if input.ndim not in (1, 2):
         raise ShapeError(f"expected input (N, C) or (C,), got {describe(input)}")
     axis = _class_axis(input, weight)
-    labels = _labels(target, input, axis, None, RuntimeError)
+    labels = checked_labels(target, input, axis, None, RuntimeError)
     x = widen(input)
     weights = _class_weights(labels, weight, x.shape[axis], x.dtype)
     # A wrong label must spoil the scores and not the loss alone, for the rectifier lets no NaN back into the gradient.

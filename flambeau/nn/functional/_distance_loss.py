@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from flambeau._errors import ShapeError
-from flambeau.nn.functional._checks import describe
+from flambeau.nn.functional._checks import check_rank, describe
 from flambeau.nn.functional._inputs import axis_of
-from flambeau.nn.functional._math import clamp_min, log1p_exp, straight_through, vector_norm
+from flambeau.nn.functional._math import absolute, clamp_min, log1p_exp, straight_through, vector_norm, widen
 from flambeau.nn.functional._reduction import check_broadcast, promoted, reduced, resolve_reduction
 
 __all__ = [
@@ -18,8 +22,10 @@ __all__ = [
     "hinge_embedding_loss",
     "margin_ranking_loss",
     "pairwise_distance",
+    "pdist",
     "soft_margin_loss",
     "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
 ]
 
 
@@ -90,6 +96,43 @@ def pairwise_distance(
     return vector_norm(a - b + eps, p, -1, keepdims=keepdim).astype(dtype)
 
 
+def pdist(input: jax.Array, p: float = 2) -> jax.Array:
+    """The distances between all pairs of vectors in the p-norm: ‖xᵢ - xⱼ‖ₚ for i < j.
+
+    Args:
+        input: the vectors.
+        p: the exponent of the norm.
+
+    Shape:
+        input `(N, D)`, result `(N·(N - 1)/2,)`: first those from the first vector to the others, then from the second.
+
+    Raises:
+        ShapeError: the input has another number of dimensions.
+        RuntimeError: `p` is negative.
+
+    Example:
+        >>> pdist(jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]))
+        Array([5.       , 1.       , 4.2426405], dtype=float32)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.pdist.html
+    """
+    check_rank(input, 2, "(N, D)")
+    if not p >= 0:
+        raise RuntimeError(f"expected p >= 0, got {p}")
+    first, second = np.triu_indices(input.shape[0], 1)
+    x = widen(input)
+    difference = x[first] - x[second]
+    if p == float("inf"):
+        return _greatest(absolute(difference)).astype(input.dtype)
+    return vector_norm(difference, p, -1).astype(input.dtype)
+
+
+def _greatest(size: jax.Array) -> jax.Array:
+    """The greatest of each row, with derivative 1 in each place that has it; 0 for rows of nothing."""
+    greatest = jnp.max(size, axis=-1, initial=0)
+    return straight_through(jnp.sum(jnp.where(size == greatest[..., None], size, 0), axis=-1), greatest)
+
+
 def triplet_margin_loss(
     anchor: jax.Array,
     positive: jax.Array,
@@ -134,14 +177,74 @@ def triplet_margin_loss(
     if margin <= 0:
         raise ValueError(f"expected margin > 0, got {margin}")
     check_broadcast(anchor=anchor, positive=positive, negative=negative)
+    _check_same_rank(anchor, positive, negative)
+    dtype, (a, near, far) = promoted(anchor, positive, negative)
+    loss = _margin_loss(a, near, far, partial(pairwise_distance, p=p, eps=eps), margin, swap)
+    return reduced(loss, reduction, dtype)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    *,
+    distance_function: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Wants each anchor nearer to its positive than to its negative, by any distance: max(d(a, p) - d(a, n) + margin, 0).
+
+    Args:
+        anchor: the entries a.
+        positive: the entries that should be near.
+        negative: the entries that should be far.
+        distance_function: the distance d; None for `pairwise_distance`.
+        margin: by how much.
+        swap: whether d(p, n) takes the place of d(a, n) where it is smaller.
+        reduction: "mean", "sum" or "none".
+
+    Shape:
+        anchor, positive and negative as the distance wants them, result `()`, or like the distances without reduction.
+
+    Raises:
+        ShapeError: they have other numbers of dimensions.
+        ValueError: there is no such reduction, or the margin is not positive.
+
+    Example:
+        >>> a, p, n = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 4.0]])
+        >>> triplet_margin_with_distance_loss(a, p, n, distance_function=lambda x, y: jnp.abs(x - y).max(-1))
+        Array(1., dtype=float32)
+
+    Source: http://www.bmva.org/bmvc/2016/papers/paper119/index.html
+    """
+    reduction = resolve_reduction(reduction)
+    if margin <= 0:
+        raise ValueError(f"expected margin > 0, got {margin}")
+    _check_same_rank(anchor, positive, negative)
+    distance = pairwise_distance if distance_function is None else distance_function
+    loss = _margin_loss(anchor, positive, negative, distance, margin, swap)
+    return reduced(loss, reduction, loss.dtype)
+
+
+def _check_same_rank(anchor: jax.Array, positive: jax.Array, negative: jax.Array) -> None:
     if not anchor.ndim == positive.ndim == negative.ndim:
         given = f"{describe(anchor)}, {describe(positive)} and {describe(negative)}"
         raise ShapeError(f"expected three arrays (*, D) of as many dimensions, got {given}")
-    dtype, (a, near, far) = promoted(anchor, positive, negative)
-    to_near, to_far = pairwise_distance(a, near, p, eps), pairwise_distance(a, far, p, eps)
+
+
+def _margin_loss(
+    anchor: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    distance: Callable[[jax.Array, jax.Array], jax.Array],
+    margin: float,
+    swap: bool,
+) -> jax.Array:
+    to_near, to_far = distance(anchor, positive), distance(anchor, negative)
     if swap:
-        to_far = jnp.minimum(to_far, pairwise_distance(near, far, p, eps))
-    return reduced(clamp_min(margin + to_near - to_far, 0), reduction, dtype)
+        to_far = jnp.minimum(to_far, distance(positive, negative))
+    return clamp_min(margin + to_near - to_far, 0)
 
 
 def cosine_embedding_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -89,6 +90,8 @@ def _step(mode: str, fresh: jax.Array, state: State, weights: Weights) -> State:
 # -- whole sequences ----------------------------------------------------------------------------------------------------
 
 
+# Compiled as a whole, for JAX compiles a scan that it meets outside of a compiled function anew at each call.
+@functools.partial(jax.jit, static_argnames=("mode", "reverse"))
 def _layer(
     mode: str, input: jax.Array, state: State, weights: Weights, there: np.ndarray | None, reverse: bool
 ) -> tuple[jax.Array, State]:
@@ -97,7 +100,7 @@ def _layer(
     Where a sequence has ended, `there` `(T, N, 1)` is False and the state stays: in reverse, at what it begins with.
     """
 
-    def step(state: State, given: tuple[jax.Array, jax.Array | None]) -> tuple[State, jax.Array]:
+    def step(state: State, given: tuple[jax.Array, jax.Array | np.ndarray | None]) -> tuple[State, jax.Array]:
         fresh, real = given
         new = _step(mode, fresh, state, weights)
         if real is not None:
@@ -126,7 +129,7 @@ def _layers(
         outputs = []
         for reverse, weights in enumerate(directions):
             first = tuple(part[len(finals)] for part in state)
-            output, last = _layer(mode, input, first, weights, there, bool(reverse))
+            output, last = _layer(mode, input, first, weights, there, reverse=bool(reverse))
             outputs.append(output)
             finals.append(last)
         input = jnp.concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]

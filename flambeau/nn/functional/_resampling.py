@@ -130,6 +130,9 @@ def _by_lookup(x: jax.Array, place: int, taps: np.ndarray, weights: np.ndarray) 
 def _taps(axis: Axis) -> Taps:
     if axis.mode.startswith("nearest"):
         return _nearest_taps(axis)
+    if axis.old == axis.new and (axis.antialias or axis.mode == "linear"):
+        # Whatever the factor was, as in PyTorch.
+        return np.arange(axis.old)[:, None], np.ones((axis.old, 1))
     if axis.antialias:
         return _antialiased_taps(axis, *_FILTERS[axis.mode])
     return _linear_taps(axis) if axis.mode == "linear" else _cubic_taps(axis)
@@ -143,13 +146,9 @@ def _step(axis: Axis) -> float:
 
 
 def _nearest_taps(axis: Axis) -> Taps:
-    entries = np.arange(axis.new)
-    if axis.mode == "nearest" and axis.new in (axis.old, 2 * axis.old):
-        index = entries // (axis.new // axis.old)
-    else:
-        # In 32 bits for arrays of any dtype, as in PyTorch, whose rounding decides between neighbours.
-        shift = np.float32(0.5 if axis.mode == "nearest-exact" else 0)
-        index = np.floor((entries.astype(np.float32) + shift) * np.float32(_step(axis))).astype(int)
+    # In 32 bits for arrays of any dtype, as in PyTorch, whose rounding decides between neighbours.
+    shift = np.float32(0.5 if axis.mode == "nearest-exact" else 0)
+    index = np.floor((np.arange(axis.new, dtype=np.float32) + shift) * np.float32(_step(axis))).astype(int)
     return np.minimum(index, axis.old - 1)[:, None], np.ones((axis.new, 1))
 
 
@@ -160,8 +159,6 @@ def _centers(axis: Axis) -> np.ndarray:
 
 
 def _linear_taps(axis: Axis) -> Taps:
-    if axis.old == axis.new:
-        return np.arange(axis.old)[:, None], np.ones((axis.old, 1))
     centers = np.maximum(_centers(axis), 0)
     left = np.minimum(np.floor(centers).astype(int), axis.old - 1)
     share = np.clip(centers - left, 0, 1)

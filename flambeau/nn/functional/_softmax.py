@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flambeau._errors import FlambeauWarning
+from flambeau.core.random import next_key
 from flambeau.nn.functional._inputs import axis_of
-from flambeau.nn.functional._math import widen
+from flambeau.nn.functional._math import straight_through, widen
 
-__all__ = ["log_softmax", "softmax", "softmin"]
+__all__ = ["gumbel_softmax", "log_softmax", "softmax", "softmin"]
 
 
 def _axis(name: str, input: jax.Array, dim: int | None, stacklevel: int) -> int | tuple[()]:
@@ -117,3 +119,43 @@ def softmin(
     axis = _axis("softmin", input, dim, _stacklevel)
     x = -input if dtype is None else -input.astype(dtype)
     return jax.nn.softmax(widen(x), axis).astype(x.dtype)
+
+
+def gumbel_softmax(
+    logits: jax.Array, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> jax.Array:
+    """Random probabilities that are near to one draw from a distribution: softmax((logits + g) / tau), g ~ Gumbel(0, 1).
+
+    The numbers come from the default generator.
+
+    Args:
+        logits: the logarithms of the probabilities, up to a constant.
+        tau: the temperature; the lower it is, the nearer the result is to one-hot.
+        hard: whether to return the draw itself, one-hot, with the derivative of the probabilities.
+        eps: deprecated; has no effect.
+        dim: the dimension that sums to 1.
+
+    Shape:
+        logits `(*)`, result `(*)`.
+
+    Raises:
+        IndexError: there is no such dimension.
+        DtypeError: the dtype is no floating one.
+
+    Example:
+        >>> gumbel_softmax(jax.numpy.array([0.0, 100.0]), hard=True)
+        Array([0., 1.], dtype=float32)
+
+    Source: https://arxiv.org/abs/1611.01144
+    """
+    if eps != 1e-10:
+        warnings.warn("eps is deprecated and has no effect", FlambeauWarning, stacklevel=2)
+    axis, x = axis_of(dim, logits.ndim), widen(logits)
+    if logits.ndim == 0:
+        return jnp.ones_like(logits)
+    noise = jax.random.gumbel(next_key(), x.shape, x.dtype)
+    soft = jax.nn.softmax((x + noise) / tau, axis)
+    if hard:
+        drawn = jax.nn.one_hot(jnp.argmax(soft, axis), x.shape[axis], dtype=x.dtype, axis=axis)
+        soft = straight_through(soft, drawn)
+    return soft.astype(logits.dtype)

@@ -33,13 +33,14 @@ from flambeau.nn.functional._rectifiers import (
     softshrink,
     threshold,
 )
-from flambeau.nn.functional._softmax import log_softmax, softmax, softmin
+from flambeau.nn.functional._softmax import gumbel_softmax, log_softmax, softmax, softmin
 
 __all__ = [
     "celu",
     "elu",
     "gelu",
     "glu",
+    "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
     "hardswish",

@@ -172,15 +172,24 @@ def _by_formula(
     heads, shared = (query.shape[-3], key.shape[-3]) if enable_gqa else (None, None)
     # Heads that share a key are further rows of it, which spares copies of the key and the value.
     scores = _as_heads(_scores(_as_heads(query, shared), key, scale), heads)
-    if is_causal:
-        scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
-    if attn_mask is None:
-        weights = jax.nn.softmax(scores)
-    else:
-        scores = _masked(scores, attn_mask)
-        # Where all scores of a query are -inf, its weights are 0; without `where` they would be 0/0.
-        weights = jax.nn.softmax(scores, where=scores != -jnp.inf)
-    return _as_heads(_means(_as_heads(dropout(weights, dropout_p), shared), value), heads)
+    mask, meets = jnp.tri(*scores.shape[-2:], dtype=bool) if is_causal else None, None
+    if attn_mask is not None:
+        mask, meets = _freed(jnp.atleast_1d(attn_mask), mask)
+    weights = dropout(jax.nn.softmax(scores if mask is None else _masked(scores, mask)), dropout_p)
+    output = _as_heads(_means(_as_heads(weights, shared), value), heads)
+    return output if meets is None else jnp.where(meets, output, 0)
+
+
+def _freed(mask: jax.Array, causal: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Both masks as one, in which queries that meet no key meet all of them; and which queries `(*, L, 1)` do meet one.
+
+    So no softmax is over nothing, which would be 0/0, and it is enough to clear the rows of the result.
+    """
+    boolean = mask.dtype == jnp.bool_
+    if causal is not None:
+        mask = mask & causal if boolean else jnp.where(causal, mask, -jnp.inf)
+    meets = jnp.any(mask if boolean else mask != -jnp.inf, axis=-1, keepdims=True)
+    return (mask | ~meets if boolean else jnp.where(meets, mask, 0)), meets
 
 
 def _as_heads(x: jax.Array, heads: int | None) -> jax.Array:

@@ -50,7 +50,9 @@ def unfold(
     """
     check_rank(input, (3, 4), "(N, C, H, W) or (C, H, W)")
     if 0 in input.shape[-3:]:
-        raise ShapeError(f"expected input (N, C, H, W) or (C, H, W) with no empty dimension but N, got {describe(input)}")
+        raise ShapeError(
+            f"expected input (N, C, H, W) or (C, H, W) with no empty dimension but N, got {describe(input)}"
+        )
     height, width = input.shape[-2:]
     return _unfold(input, _windows((height, width), kernel_size, dilation, padding, stride))
 
@@ -136,5 +138,6 @@ def _unfold(x: jax.Array, windows: tuple[Window, Window]) -> jax.Array:
         starts = [window.dilation * k for k in range(window.kernel)]
         cuts = [lax.slice_in_dim(x, start, start + last + 1, window.stride, axis) for start in starts]
         x = jnp.stack(cuts, axis)  # (..., size, ...) to (..., kernel, count, ...)
-    *batch, channels, k, h, l, w = x.shape
-    return jnp.swapaxes(x, -3, -2).reshape(*batch, channels * k * l, h * w)  # (*, C, K, H', L, W') to (*, C·K·L, H'·W')
+    *batch, channels, tall, height, wide, width = x.shape
+    x = jnp.swapaxes(x, -3, -2)  # (*, C, K, H', L, W') to (*, C, K, L, H', W'), and that to (*, C·K·L, H'·W')
+    return x.reshape(*batch, channels * tall * wide, height * width)

@@ -86,8 +86,8 @@ def interpolate(
         wrong.append("expected no recompute_scale_factor where size is given")
     if antialias and mode not in _ANTIALIASED:
         wrong.append(f"expected antialias=False for mode {mode!r}")
-    if mode == "lanczos" and not antialias:
-        wrong.append("expected antialias=True for mode 'lanczos'")
+    if mode == "lanczos" and (align_corners or not antialias):
+        wrong.append("expected antialias=True and no align_corners for mode 'lanczos'")
     if wrong:
         raise ValueError("; ".join(wrong))
     sizes, factors = _sizes(input, size, scale_factor)
@@ -115,14 +115,15 @@ def _check_mode(input: jax.Array, mode: str) -> str:
     return kind
 
 
-def _sizes(input: jax.Array, size: Size, scale_factor: Factor) -> tuple[list[int], list[float | None]]:
+def _sizes(input: jax.Array, size: Size, scale_factor: Factor) -> tuple[list[int], list[float] | list[None]]:
     """The new size of each spatial dimension, and the factor of each, where factors are given."""
-    old, factors = input.shape[2:], [None] * (input.ndim - 2)
+    old = input.shape[2:]
+    factors: list[float] | list[None] = [None] * len(old)
     if scale_factor is None:
         sizes = list(map(operator.index, _for_each(size, old, "size")))
     else:
-        factors = [float(factor) for factor in _for_each(scale_factor, old, "scale_factor")]
-        sizes = [int(length * factor) for length, factor in zip(old, factors, strict=True)]
+        given = [float(factor) for factor in _for_each(scale_factor, old, "scale_factor")]
+        sizes, factors = [int(length * factor) for length, factor in zip(old, given, strict=True)], given
     if min(sizes) < 1 or 0 in input.shape[1:]:
         raise ShapeError(f"expected an input and a result that are not empty, got {tuple(sizes)} of {describe(input)}")
     return sizes, factors

@@ -24,16 +24,20 @@ from flambeau.nn.functional._class_loss import (
     multilabel_soft_margin_loss,
     nll_loss,
 )
+from flambeau.nn.functional._ctc_loss import ctc_loss
 from flambeau.nn.functional._distance_loss import (
     cosine_embedding_loss,
     cosine_similarity,
     hinge_embedding_loss,
     margin_ranking_loss,
     pairwise_distance,
+    pdist,
     soft_margin_loss,
     triplet_margin_loss,
+    triplet_margin_with_distance_loss,
 )
 from flambeau.nn.functional._inputs import known
+from flambeau.nn.functional._linear_cross_entropy import linear_cross_entropy
 from flambeau.nn.functional._math import absolute, straight_through, widen
 from flambeau.nn.functional._reduction import check_broadcast, promoted, reduced, resolve_reduction
 
@@ -43,11 +47,13 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "gaussian_nll_loss",
     "hinge_embedding_loss",
     "huber_loss",
     "kl_div",
     "l1_loss",
+    "linear_cross_entropy",
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
@@ -55,10 +61,12 @@ __all__ = [
     "multilabel_soft_margin_loss",
     "nll_loss",
     "pairwise_distance",
+    "pdist",
     "poisson_nll_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
     "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
 ]
 
 

@@ -65,7 +65,9 @@ def _affine_grid(theta: jax.Array, spatial: tuple[int, ...], align_corners: bool
         places = jnp.linspace(-1, 1, length, dtype=theta.dtype) if length > 1 else jnp.zeros(1, theta.dtype)
         places = places if align_corners else places * (length - 1) / length
         column = theta[:, :, n - 1 - axis].reshape(-1, *[1] * n, n)
-        grid = grid + column * places.reshape(-1, *[1] * (n - axis))  # (length, 1, ..., 1), the last for the coordinates
+        grid = grid + column * places.reshape(
+            -1, *[1] * (n - axis)
+        )  # (length, 1, ..., 1), the last for the coordinates
     return grid
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 
 from flambeau._errors import ShapeError
 from flambeau.nn.functional._checks import describe
@@ -38,7 +39,9 @@ def pixel_shuffle(input: jax.Array, upscale_factor: int) -> jax.Array:
     if input.ndim < 3 or input.shape[-3] % (r * r):
         raise ShapeError(f"expected input (*, C, H, W) with C divisible by {r * r}, got {describe(input)}")
     *batch, channels, height, width = input.shape
-    x = input.reshape(math.prod(batch) * channels // (r * r), r, r, height, width)  # (*, C·r², H, W) to (*·C, r, r, H, W)
+    x = input.reshape(
+        math.prod(batch) * channels // (r * r), r, r, height, width
+    )  # (*, C·r², H, W) to (*·C, r, r, H, W)
     return x.transpose(0, 3, 1, 4, 2).reshape(*batch, channels // (r * r), height * r, width * r)
 
 
@@ -67,7 +70,9 @@ def pixel_unshuffle(input: jax.Array, downscale_factor: int) -> jax.Array:
     if input.ndim < 3 or input.shape[-2] % r or input.shape[-1] % r:
         raise ShapeError(f"expected input (*, C, H, W) with H and W divisible by {r}, got {describe(input)}")
     *batch, channels, height, width = input.shape
-    x = input.reshape(math.prod(batch) * channels, height // r, r, width // r, r)  # (*, C, H·r, W·r) to (*·C, H, r, W, r)
+    x = input.reshape(
+        math.prod(batch) * channels, height // r, r, width // r, r
+    )  # (*, C, H·r, W·r) to (*·C, H, r, W, r)
     return x.transpose(0, 2, 4, 1, 3).reshape(*batch, channels * r * r, height // r, width // r)
 
 
@@ -101,7 +106,7 @@ def channel_shuffle(input: jax.Array, groups: int) -> jax.Array:
         raise ShapeError(f"expected input (N, C, *) with C divisible by {groups}, got {describe(input)}")
     batch, channels, *spatial = input.shape
     x = input.reshape(batch, groups, channels // groups, *spatial)  # (N, C, *) to (N, groups, C / groups, *)
-    return x.swapaxes(1, 2).reshape(input.shape)
+    return jnp.swapaxes(x, 1, 2).reshape(input.shape)
 
 
 native_channel_shuffle = channel_shuffle

@@ -120,7 +120,7 @@ class PackedSequence:
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
         return (self.data, self.sorted_indices, self.unsorted_indices), tuple(self.batch_sizes.tolist())
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[GetAttrKey, Any], ...], tuple[int, ...]]:
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], tuple[int, ...]]:
         leaves, batch_sizes = self.tree_flatten()
         names = ("data", "sorted_indices", "unsorted_indices")
         return tuple((GetAttrKey(name), leaf) for name, leaf in zip(names, leaves, strict=True)), batch_sizes
@@ -338,12 +338,11 @@ def pad_sequence(
     wrong = [describe(array) for array in arrays if array.ndim == 0 or array.shape[1:] != rest]
     if wrong:
         raise ShapeError(f"expected sequences ({', '.join(['L', *map(str, rest)])}), got {', '.join(wrong)}")
-    values = [known(array) for array in arrays]
     # numpy compiles nothing, which jnp would for each pair of lengths.
-    traced = any(value is None for value in values)
-    library, parts = (jnp, arrays) if traced else (np, values)
+    traced = any(known(array) is None for array in arrays)
+    library: Any = jnp if traced else np
     longest, padded = max(map(len, arrays)), []
-    for part in parts:
+    for part in arrays if traced else map(np.asarray, arrays):
         missing = longest - len(part)
         widths = [(0, missing) if padding_side == "right" else (missing, 0), *[(0, 0)] * len(rest)]
         padded.append(library.pad(part, widths, constant_values=padding_value).astype(arrays[0].dtype))

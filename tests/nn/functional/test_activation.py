@@ -156,3 +156,11 @@ def test_errors_are_those_of_torch() -> None:
         F.prelu(x, jnp.ones(6, jnp.float32))
     with pytest.raises(DtypeError, match="floating"):
         F.gelu(jnp.arange(3))
+
+
+@pytest.mark.parametrize("name", ["celu", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu", "threshold"])
+def test_names_of_torchs_changes_in_place(torch: Any, name: str) -> None:
+    arguments = (0.5, -2.0) if name == "threshold" else ()
+    x = normal(4, 3)
+    expected = getattr(torch.nn.functional, f"{name}_")(torch.tensor(x), *arguments)
+    np.testing.assert_allclose(getattr(F, f"{name}_")(jnp.asarray(x), *arguments), expected.numpy(), rtol=1e-12)

@@ -16,6 +16,7 @@ from jax.test_util import check_grads
 
 from flambeau._errors import DtypeError, ShapeError
 from flambeau.nn.functional import conv as F
+from flambeau.nn.functional import conv_tbc
 from tests.nn.functional.parity import compare, normal
 
 CONVOLUTIONS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
@@ -227,3 +228,17 @@ def test_mixed_dtypes_are_refused() -> None:
 def test_options_must_be_ints() -> None:
     with pytest.raises(TypeError, match=r"stride to be an int or a tuple of 1 ints, got 1\.5"):
         F.conv1d(jnp.zeros((1, 2, 3)), jnp.zeros((2, 2, 3)), stride=1.5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("pad", [0, 2])
+def test_conv_tbc(torch: Any, pad: int) -> None:
+    given = normal(6, 2, 3), normal(4, 3, 5, seed=1), normal(5, seed=2)
+    compare(torch, conv_tbc, torch.nn.functional.conv_tbc, *given, pad=pad)
+
+
+@pytest.mark.parametrize(
+    "shapes", [((6, 3), (4, 3, 5), 5), ((6, 2, 2), (4, 3, 5), 5), ((6, 2, 3), (4, 3), 5), ((6, 2, 3), (4, 3, 5), 3)]
+)
+def test_mistakes_of_conv_tbc(shapes: tuple[tuple[int, ...], tuple[int, ...], int]) -> None:
+    with pytest.raises(ShapeError, match=r"expected (input|weight|bias)"):
+        conv_tbc(*map(jnp.zeros, shapes))

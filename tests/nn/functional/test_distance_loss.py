@@ -40,6 +40,25 @@ def test_pairwise_distance(torch: Any, p: float) -> None:
         compare(torch, F.pairwise_distance, theirs, X, Y[0], keepdim=True, second=True)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, float("inf")])
+def test_pdist(torch: Any, p: float) -> None:
+    """Also of vectors that are equal, and where two coordinates are equally far apart."""
+    for x in (X, np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 3.0], [1.0, 1.0]])):
+        compare(torch, F.pdist, torch.nn.functional.pdist, x, p)
+
+
+def test_pdist_of_few_and_of_wrong() -> None:
+    for shape, count in (((0, 3), 0), ((1, 3), 0), ((4, 0), 6)):
+        np.testing.assert_array_equal(F.pdist(jnp.zeros(shape)), np.zeros(count))
+        np.testing.assert_array_equal(F.pdist(jnp.zeros(shape), float("inf")), np.zeros(count))
+    assert F.pdist(jnp.ones((3, 2), jnp.bfloat16)).dtype == jnp.bfloat16
+    with pytest.raises(ShapeError, match=r"expected input \(N, D\), got float64\[3\]"):
+        F.pdist(jnp.ones(3))
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(RuntimeError, match="expected p >= 0"):
+            F.pdist(jnp.ones((3, 2)), wrong)
+
+
 @pytest.mark.parametrize("options", [{}, {"swap": True}, {"p": 1.0, "margin": 0.3}])
 def test_triplet_margin_loss(torch: Any, options: dict[str, Any]) -> None:
     ours = each_reduction(F.triplet_margin_loss, jnp.concatenate)
@@ -106,3 +125,23 @@ def test_shapes() -> None:
         F.cosine_similarity(x, x, 2)
     with pytest.raises(ValueError, match="margin > 0"):
         F.triplet_margin_loss(x, x, x, margin=0)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("distance", [None, "pairwise_distance", "cosine_similarity"])
+def test_triplet_margin_with_distance_loss(torch: Any, distance: str | None, swap: bool) -> None:
+    def call(functional: Any, concatenate: Any) -> Any:
+        function = None if distance is None else getattr(functional, distance)
+        reduced = each_reduction(functional.triplet_margin_with_distance_loss, concatenate)
+        return lambda *given: reduced(*given, distance_function=function, margin=0.7, swap=swap)
+
+    ours, theirs = call(F, jnp.concatenate), call(torch.nn.functional, torch.cat)
+    compare(torch, ours, theirs, normal(5, 3), normal(5, 3, seed=1), normal(5, 3, seed=2))
+
+
+def test_mistakes_of_triplets_with_distance() -> None:
+    x = jnp.zeros((5, 3))
+    with pytest.raises(ValueError, match="expected margin > 0, got 0"):
+        F.triplet_margin_with_distance_loss(x, x, x, margin=0)
+    with pytest.raises(ShapeError, match="of as many dimensions"):
+        F.triplet_margin_with_distance_loss(x, x, x[0])

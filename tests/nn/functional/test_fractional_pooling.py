@@ -28,7 +28,7 @@ def geometries(draw: st.DrawFn) -> tuple[int, tuple[int, ...], dict[str, Any]]:
     return n, sizes, {"kernel_size": kernel, **draw(st.sampled_from([{"output_size": counts}, by_ratio]))}
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(geometries(), st.integers(0, 99), st.booleans(), st.booleans())
 def test_windows_are_torchs(torch: Any, geometry: Any, seed: int, batched: bool, equal: bool) -> None:
     n, sizes, options = geometry

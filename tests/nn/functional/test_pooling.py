@@ -126,7 +126,7 @@ def test_average_pooling_of_any_geometry(torch: Any, geometry: Any, include: boo
     assert_torchs(torch, f"avg_pool{n}d", x, kernel, **options, count_include_pad=include)
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(st.data(), st.integers(1, 3))
 def test_adaptive_pooling_of_any_size(torch: Any, data: st.DataObject, n: int) -> None:
     x = data.draw(inputs(n))

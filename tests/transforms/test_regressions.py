@@ -1,0 +1,118 @@
+"""Programs that random search found to differ from eager execution once, made short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flambeau as fb
+from flambeau import nn
+
+X = jnp.array([0.3, -0.4])
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight: Any = nn.Parameter(jnp.array([1.0, 0.9]))
+        self.register_buffer("mean", jnp.zeros(2))
+        self.history: Any = [X]
+        self.h: Any = jnp.ones(2)
+        self.g: Any = jnp.zeros(2)
+
+    def forward(self, x: Any) -> Any:
+        return x * self.weight
+
+
+class Box:
+    """An object that is no module, and holds one."""
+
+    models: dict[str, Any]
+
+
+def contents(net: Any) -> Any:
+    return {name: jax.tree.map(np.asarray, getattr(net, name, None)) for name in ("weight", "mean", "history", "h", "g")}
+
+
+def a_list_then_an_array(net: Any, x: Any, jit: Any) -> Any:
+    def to_list(v: Any) -> Any:
+        net.h = [v]
+        return v.sum()
+
+    def to_array(v: Any) -> Any:
+        net.h = net.g = v
+        return v.sum()
+
+    return jit(to_list)(x) + jit(to_array)(x)
+
+
+def an_outer_tracer_in_a_list(net: Any, x: Any, jit: Any) -> Any:
+    def local(v: Any) -> Any:
+        net.history.append(y)
+        net.mean = y
+        return (v * v * net.weight).sum()
+
+    y = x * 2
+    return jit(fb.grad(local))(x)
+
+
+def a_flag(net: Any, x: Any, jit: Any) -> Any:
+    net.get_parameter("weight").requires_grad_(False)
+    return x
+
+
+def a_list_twice(net: Any, x: Any, jit: Any) -> Any:
+    shared = [x]
+    net.h, net.g = shared, [shared]
+    net.g[0].append(x)
+    return x
+
+
+@pytest.mark.parametrize("program", [a_list_then_an_array, an_outer_tracer_in_a_list, a_flag, a_list_twice])
+@pytest.mark.parametrize("captured", [False, True])
+def test_as_eager(program: Callable[..., Any], captured: bool) -> None:
+    def run(jit: Any) -> Any:
+        box = Box()
+        box.models = {"net": Net()}
+        net = box.models["net"]
+        if captured:
+            call = jit(lambda x: program(box.models["net"], x, jit))
+            results = [call(X) for _ in range(2)]
+        else:
+            call = jit(lambda net, x: program(net, x, jit))
+            results = [call(net, X) for _ in range(2)]
+        same_list = isinstance(net.h, list) and net.g[0] is net.h
+        return results, contents(net), net.get_parameter("weight").requires_grad, same_list
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), run(fb.jit), run(lambda fun: fun))
+
+
+def test_a_module_that_is_only_returned_is_itself() -> None:
+    box = Box()
+    box.models = {"net": Net()}
+    box.models["parameter"] = box.models["net"].get_parameter("weight")
+    call = fb.jit(lambda x: (x, box.models["net"], box.models["parameter"]))
+    for _ in range(2):
+        _, net, parameter = call(X)
+        assert net is box.models["net"] and parameter is box.models["parameter"]
+
+
+@pytest.mark.parametrize("wrap", [lambda fun: fun, fb.jit])
+def test_an_array_made_a_parameter_stands_for_it(wrap: Any) -> None:
+    def program(net: Any, x: Any) -> Any:
+        y = x * 2
+        net.extra = nn.Parameter(y)
+        net.tied = y
+        return y.sum()
+
+    net = Net()
+    wrap(program)(net, X)
+    assert net.get_parameter("extra") is net.get_parameter("tied")
+    net = Net()
+    fb.value_and_grad(wrap(program))(net, X)
+    assert net.get_parameter("extra") is net.get_parameter("tied")
