@@ -16,7 +16,6 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
 import jax.extend.core
-import numpy as np
 from jax.core import Tracer
 
 from flambeau._errors import StateError

@@ -18,7 +18,10 @@ SPATIAL = {"1": (7,), "2": (7, 6), "3": (5, 6, 7), "r": ()}
 LAZY = {
     "LazyLinear": lambda nn: nn.LazyLinear(3),
     **{f"LazyConv{d}d": lambda nn, d=d: getattr(nn, f"LazyConv{d}d")(6, 3, groups=2, padding=1) for d in "123"},
-    **{f"LazyConvTranspose{d}d": lambda nn, d=d: getattr(nn, f"LazyConvTranspose{d}d")(6, 3, 2, groups=2) for d in "123"},
+    **{
+        f"LazyConvTranspose{d}d": lambda nn, d=d: getattr(nn, f"LazyConvTranspose{d}d")(6, 3, 2, groups=2)
+        for d in "123"
+    },
     **{f"LazyBatchNorm{d}d": lambda nn, d=d: getattr(nn, f"LazyBatchNorm{d}d")(momentum=0.3) for d in "123"},
     **{f"LazyInstanceNorm{d}d": lambda nn, d=d: getattr(nn, f"LazyInstanceNorm{d}d")(bias=False) for d in "123"},
 }
@@ -157,7 +160,7 @@ def test_an_exception_leaves_it_lazy_or_made_but_whole(compile: bool) -> None:
             raise ArithmeticError
 
     net = Failing()
-    call = fb.jit(lambda net, x: net(x)) if compile else net.__call__
+    call: Any = fb.jit(lambda net, x: net(x)) if compile else net.__call__
     key = fb.get_rng_state()
     with pytest.raises(ArithmeticError):
         call(*((net,) if compile else ()), ones(1, 3))
@@ -214,10 +217,10 @@ class Scale(nn.LazyModuleMixin, nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.UninitializedParameter()
+        self.weight: Any = nn.UninitializedParameter()
 
     def initialize_parameters(self, x: Any) -> None:
-        self.weight.materialize(x.shape[1:])  # pyright: ignore[reportAttributeAccessIssue]
+        self.weight.materialize(x.shape[1:])
         nn.init.ones_(self.weight)
 
     def forward(self, x: jax.Array) -> jax.Array:

@@ -36,7 +36,9 @@ class Box:
 
 
 def contents(net: Any) -> Any:
-    return {name: jax.tree.map(np.asarray, getattr(net, name, None)) for name in ("weight", "mean", "history", "h", "g")}
+    return {
+        name: jax.tree.map(np.asarray, getattr(net, name, None)) for name in ("weight", "mean", "history", "h", "g")
+    }
 
 
 def a_list_then_an_array(net: Any, x: Any, jit: Any) -> Any:

@@ -241,4 +241,5 @@ def test_conv_tbc(torch: Any, pad: int) -> None:
 )
 def test_mistakes_of_conv_tbc(shapes: tuple[tuple[int, ...], tuple[int, ...], int]) -> None:
     with pytest.raises(ShapeError, match=r"expected (input|weight|bias)"):
-        conv_tbc(*map(jnp.zeros, shapes))
+        input, weight, bias = map(jnp.zeros, shapes)
+        conv_tbc(input, weight, bias)
