@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -133,17 +134,17 @@ class _LazyLayer(LazyModuleMixin):
             elif self._buffers.get(name) is not None:
                 setattr(self, name, UninitializedBuffer(device=device, dtype=dtype))
 
+    @abc.abstractmethod
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the parameters and buffers that depend on the size, those that the layer may lack among them."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _size_of(self, input: jax.ShapeDtypeStruct) -> int:
         """The size that an input tells."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _loaded_size(self) -> int:
         """The size that parameters or buffers from a state dict tell; 0 if there are none."""
-        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, once they have their shapes."""
