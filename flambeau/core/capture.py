@@ -196,9 +196,9 @@ class _Collector:
         known = self.new.get(id(value))
         if known is not None:
             return known
+        template = len(self.alive)  # its number: the value itself holds tracers, which must not live on
         self.alive.append(value)
         contents = self._container(value, numbers)
-        template = len(self.alive)  # its number: the value itself holds tracers, which must not live on
 
         def build(context: Context) -> Any:
             if template not in context.made:
@@ -260,7 +260,7 @@ class _Collector:
                     if registry is None:
                         made.__dict__[name] = value
                     else:
-                        dict.__setitem__(made.__dict__[registry], name, value)
+                        dict.__setitem__(made._registry(registry), name, value)
             return context.made[id(node)]
 
         self.new[id(node)] = build

@@ -157,7 +157,7 @@ class Frame(Journal):
         self.bound_nodes: frozenset[int] = frozenset()
         self.container_inputs: dict[tuple[int, str], list[Any]] = {}
         self.slots: dict[tuple[int, str], tuple[Node, str, Any]] = {}
-        self.slot_writes: set[tuple[int, str]] = set()
+        self.slot_writes: dict[tuple[int, str], None] = {}  # in the order of the first write of each
         self.twins: dict[int, Twin] = {}  # by id of the origin
         self.twin_values: dict[int, Twin] = {}  # by id of the twin's value
         self.names: dict[Cell, tuple[Node, str]] = {}  # where each written cell was written, for messages
@@ -298,7 +298,7 @@ class Frame(Journal):
             dict.__setitem__(node._containers, name, value)
             return
         self.slots[id(node), name] = (node, name, value)
-        self.slot_writes.add((id(node), name))
+        self.slot_writes[id(node), name] = None
 
     def delete_container(self, node: Node, name: str) -> bool:
         if id(node) in self.created_nodes:
@@ -307,7 +307,7 @@ class Frame(Journal):
         if found:
             self.require(node)
             self.slots[id(node), name] = (node, name, MISSING)
-            self.slot_writes.add((id(node), name))
+            self.slot_writes[id(node), name] = None
         return found
 
     def has_container(self, node: Node, name: str) -> bool:

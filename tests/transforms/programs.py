@@ -141,10 +141,8 @@ del {m}.h
 {m}.lazy = copy.deepcopy(other)
 del {m}.lazy
 v = v * {m}.lazy.weight
-v = {m}.lazy(v)
 v = Affine()(v)
 v = Affine(noise())(v)
-v = copy.deepcopy({m})(v)
 {m}.register_module("lazy", Affine(0.9)) if not hasattr({m}, "lazy") else None
 {m}.trace = []
 {m}.trace.append({e})
@@ -222,10 +220,13 @@ manual_seed(7)
 if {m}.mode == "bad": raise Boom
 """.strip().splitlines()
 
+# Not inside of a leaf module, which may be the one that `{f}` or `lazy` is: it would call itself for ever.
 CALLS = """
 v = {f}(v)
 v = {f}({f}(v))
 for module in ({f}, {f}): v = module(v)
+v = copy.deepcopy({f})(v)
+v = {m}.lazy(v)
 """.strip().splitlines()
 
 # Only where the whole function is under way: `{f}` is a module that may be called here.

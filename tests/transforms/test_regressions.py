@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,20 @@ def test_as_eager(program: Callable[..., Any], captured: bool) -> None:
         return results, contents(net), net.get_parameter("weight").requires_grad, same_list
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), run(fb.jit), run(lambda fun: fun))
+
+
+def test_a_module_with_a_hook_is_copied_inside() -> None:
+    def program(net: Any, x: Any) -> Any:
+        with net.register_forward_hook(lambda module, args, output: 2 * output):
+            net.copy = copy.deepcopy(net)
+            return net(x)
+
+    for wrap in (fb.jit, lambda fun: fun):
+        net = Net()
+        for _ in range(2):
+            np.testing.assert_allclose(wrap(program)(net, X), 2 * X * net.weight, rtol=1e-12)
+            np.testing.assert_allclose(net(X), X * net.weight, rtol=1e-12)  # the hook was removed
+            np.testing.assert_allclose(net.copy(X), 2 * X * net.weight, rtol=1e-12)  # but not from the copy
 
 
 def test_a_module_that_is_only_returned_is_itself() -> None:
