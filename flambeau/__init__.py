@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flambeau import nn, transforms
 from flambeau._errors import (
+    AbsentNameError,
     BakedValueWarning,
     CheckpointError,
     DtypeError,
@@ -21,6 +22,7 @@ from flambeau._errors import (
     StateDictError,
     StateError,
 )
+from flambeau.core.autocast import autocast, get_autocast_dtype, is_autocast_enabled
 from flambeau.core.cell import Buffer, Parameter
 from flambeau.core.dtypes import get_default_dtype, set_default_dtype
 from flambeau.core.gradients import Gradients
@@ -34,7 +36,7 @@ from flambeau.core.random import (
     seed,
     set_rng_state,
 )
-from flambeau.transforms import Jitted, functional_call, grad, jit, value_and_grad
+from flambeau.transforms import Jitted, functional_call, grad, jit, stack_module_state, value_and_grad
 
 if TYPE_CHECKING:
     from flambeau import io, optim
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbsentNameError",
     "BakedValueWarning",
     "Buffer",
     "CheckpointError",
@@ -62,13 +65,16 @@ __all__ = [
     "ShapeError",
     "StateDictError",
     "StateError",
+    "autocast",
     "default_generator",
     "functional_call",
+    "get_autocast_dtype",
     "get_default_dtype",
     "get_rng_state",
     "grad",
     "initial_seed",
     "io",
+    "is_autocast_enabled",
     "jit",
     "load",
     "manual_seed",
@@ -78,6 +84,7 @@ __all__ = [
     "seed",
     "set_default_dtype",
     "set_rng_state",
+    "stack_module_state",
     "transforms",
     "value_and_grad",
 ]

@@ -8,7 +8,8 @@
     ├── RegistrationError   a module, parameter or buffer that cannot be registered so   (KeyError, TypeError)
     ├── ForwardMissingError a module is called whose class has no `forward`              (NotImplementedError)
     ├── CheckpointError     a file that cannot be read or written as a checkpoint        (RuntimeError)
-    └── MissingExtraError   an optional dependency is not installed                      (ImportError)
+    ├── MissingExtraError   an optional dependency is not installed                      (ImportError)
+    └── AbsentNameError     a name of PyTorch that makes no sense on JAX                 (ImportError)
 
     FlambeauWarning (UserWarning)
     ├── HiddenModulesWarning   modules in a plain list, tuple or dict, which torch would silently not train
@@ -22,6 +23,7 @@ catches `RuntimeError` or `ValueError` today goes on working.
 from __future__ import annotations
 
 __all__ = [
+    "AbsentNameError",
     "BakedValueWarning",
     "CheckpointError",
     "DtypeError",
@@ -74,6 +76,10 @@ class RegistrationError(FlambeauError, KeyError, TypeError):
 
 class ForwardMissingError(FlambeauError, NotImplementedError):
     """A module was called whose class defines no `forward`."""
+
+
+class AbsentNameError(FlambeauError, ImportError):
+    """PyTorch has this name, flambeau has not: the message says what to use."""
 
 
 class CheckpointError(FlambeauError, RuntimeError):

@@ -248,6 +248,7 @@ row("Fold", lambda nn: nn.Fold((4, 5), (2, 3), padding=1, stride=2), normal(2, 1
 # -- normalization ------------------------------------------------------------------------------------------------------
 
 row("BatchNorm1d", lambda nn: nn.BatchNorm1d(3), normal(6, 3))
+row("SyncBatchNorm", lambda nn: nn.SyncBatchNorm(3), normal(2, 3, 4))
 row("BatchNorm1d", lambda nn: nn.BatchNorm1d(3, momentum=None, eps=1e-3), normal(4, 3, 5), case="cumulative")
 row("BatchNorm2d", lambda nn: nn.BatchNorm2d(3), normal(2, 3, 4, 3))
 row("BatchNorm2d", lambda nn: nn.BatchNorm2d(3, affine=False), normal(2, 3, 2, 3), case="plain")

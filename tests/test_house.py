@@ -36,7 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = {"flambeau", "flambeau.cli"}
 
 # Files that are namespaces of their own, as in PyTorch: `nn.init.zeros_`, never `nn.zeros_`.
-NAMESPACES = {"flambeau.nn.init", "flambeau.nn.parametrize", "flambeau.nn.utils.rnn", "flambeau.cli"}
+NAMESPACES = {
+    "flambeau.nn.init",
+    "flambeau.nn.utils.rnn",
+    "flambeau.nn.utils.parametrize",
+    "flambeau.nn.utils.parametrizations",
+    "flambeau.nn.utils.prune",
+    "flambeau.cli",
+}
 
 EXTRAS = {"torch", "matplotlib", "mlxtend", "orbax", "hypothesis", "pytest", "equinox", "flax"}
 LONGEST_FILE = 650

@@ -26,7 +26,7 @@ from flambeau.core.objects import fields, put_fields, same_fields
 from flambeau.core.structure import Structure
 from flambeau.core.tree import MISSING, Node, Registry
 
-__all__ = ["Context", "Outcome", "collect", "commit", "making", "transaction", "transparently"]
+__all__ = ["Context", "Outcome", "abstractly", "collect", "commit", "making", "transaction", "transparently"]
 
 
 class Context:
@@ -424,6 +424,24 @@ def transparently(fun: Callable[[], Any]) -> Any:
     with frame.active():
         outcome, arrays, collector = collect(frame, fun())
     return commit(frame, outcome, collector, arrays)
+
+
+def abstractly(make: Callable[[], Any], fill: Callable[[jax.ShapeDtypeStruct], jax.Array]) -> Any:
+    """What `make` gives, run on shapes alone: each array that it holds is `fill(its shape and dtype)`, nothing else changes."""
+    frame = Frame()
+    traced: list[Any] = []
+
+    def run() -> list[Any]:
+        with frame.active():
+            made = make()
+            for cell in frame.values.keys() - frame.created_cells:
+                del frame.values[cell]  # a generator that was drawn from stays where it was
+            traced.append(collect(frame, made))
+            return traced[0][1]
+
+    shapes = jax.eval_shape(run)
+    outcome, _, collector = traced[0]
+    return commit(frame, outcome, collector, [fill(shape) for shape in shapes])
 
 
 def transaction(root: Node, fun: Callable[[], Any]) -> Any:

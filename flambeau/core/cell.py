@@ -35,6 +35,7 @@ class _Running(threading.local):
 
     frame: Frame | None = None
     journal: Journal | None = None
+    autocast: np.dtype | None = None  # what `autocast` computes in
 
 
 class _Clock:

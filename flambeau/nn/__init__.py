@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flambeau.core.absent import missing_name
 from flambeau.core.cell import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 from flambeau.core.module import Module
-from flambeau.core.suggest import suggestion
 from flambeau.nn import functional, init, utils
 from flambeau.nn.activation import (
     CELU,
@@ -48,6 +48,7 @@ from flambeau.nn.batchnorm import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
+    SyncBatchNorm,
 )
 from flambeau.nn.channelshuffle import (
     ChannelShuffle,
@@ -365,6 +366,7 @@ __all__ = [
     "Softplus",
     "Softshrink",
     "Softsign",
+    "SyncBatchNorm",
     "Tanh",
     "Tanhshrink",
     "Threshold",
@@ -390,7 +392,21 @@ __all__ = [
     "utils",
 ]
 
+_QUANTIZED = "quantized layers are not part of it; a layer's arrays can be of any dtype that JAX has"
+_ABSENT = {
+    "Container": "derive from nn.Module",
+    "DataParallel": "an array that is sharded over devices is one array: place the batch with "
+    "jax.device_put(x, jax.sharding.NamedSharding(mesh, P('batch'))) and call the module inside of fb.jit",
+    "grad": "jax.vjp gives the gradient of any function of nn.functional",
+    "intrinsic": _QUANTIZED,
+    "modules": "every layer is in flambeau.nn itself",
+    "parallel": "an array that is sharded over devices is one array: fb.jit runs on all of them",
+    "qat": _QUANTIZED,
+    "quantizable": _QUANTIZED,
+    "quantized": _QUANTIZED,
+}
+
 if not TYPE_CHECKING:
     # Hidden from type checkers, which would take every misspelt name for a known one.
     def __getattr__(name: str) -> Any:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggestion(name, __all__)}")
+        raise missing_name(__name__, name, _ABSENT, __all__)

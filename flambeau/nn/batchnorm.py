@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -16,7 +16,7 @@ from flambeau.nn import init
 from flambeau.nn._factory import parameter, zeros
 from flambeau.nn.functional._checks import describe
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"]
 
 
 class NormBase(Module):
@@ -122,19 +122,27 @@ class _BatchNorm(NormBase):
 
     def forward(self, input: jax.Array) -> jax.Array:
         mean, var = self.running_mean, self.running_var
-        fits = input.ndim in self._expected and (
-            input.shape[1] == self.num_features or (mean is None and self.weight is None)
-        )
-        if not fits:
+        if not (
+            self._takes(input.ndim) and (input.shape[1] == self.num_features or (mean is None and self.weight is None))
+        ):
             raise self._misfit(input)
         if self.training and not self.track_running_stats:
             mean = var = None
-        if mean is None or not self.training:
-            return F.batch_norm(input, mean, var, self.weight, self.bias, mean is None, eps=self.eps)
-        output, self.running_mean, self.running_var = F.batch_norm_with_stats(
-            input, mean, var, self.weight, self.bias, True, self._count(), self.eps
+        over_batch = self.training or mean is None
+        share = self._count() if self.training and mean is not None else 0.0
+        output, new_mean, new_var = F.batch_norm_with_stats(
+            input, mean, var, self.weight, self.bias, over_batch, share, self.eps, self._axis_name()
         )
+        if self.training and mean is not None:
+            self.running_mean, self.running_var = new_mean, new_var
         return output
+
+    def _takes(self, ndim: int) -> bool:
+        return ndim in self._expected
+
+    def _axis_name(self) -> Hashable | None:
+        """The mapped axis over which the batch is spread."""
+        return None
 
     def _count(self) -> float | jax.Array:
         """Counts the batch, and gives its share of the running statistics."""
@@ -260,3 +268,103 @@ class BatchNorm3d(_BatchNorm):
     """
 
     _expected: ClassVar = {5: "(N, {C}, D, H, W)"}
+
+
+class SyncBatchNorm(_BatchNorm):
+    """A batch normalization whose statistics are those of the whole batch, also where it is spread over devices.
+
+    Under `fb.jit` every batch normalization is: an array that is sharded over devices is still one array, and its mean is
+    the mean of all of it. So with `process_group=None` this layer is `BatchNorm1d`, `2d` or `3d` in one. Only where each
+    device runs the program on its own part, under `jax.shard_map` or `jax.vmap(axis_name=...)`, have the means to be
+    exchanged: there `process_group` names the mapped axis.
+
+    Args:
+        num_features: the number of channels C.
+        eps: what is added to the variance.
+        momentum: the share of a batch in the running statistics; None for the average over all batches.
+        affine: whether to end with a learnt scale and shift.
+        track_running_stats: whether to keep running statistics; without them, evaluation too takes those of the batch.
+        process_group: the name of the mapped axis over which the batch is spread, or a tuple of several.
+        device: where parameters and buffers lie.
+        dtype: the dtype of the parameters and statistics.
+        bias: whether there is the shift.
+
+    Shape:
+        input `(N, C, *)`, result like input.
+
+    Raises:
+        ShapeError: the input has fewer than 2 dimensions, or another number of channels.
+        DtypeError: the parameters have another dtype than the input.
+        ValueError: there is one value per channel only in training.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import flambeau as fb
+        >>> from flambeau import nn
+        >>> layer = nn.SyncBatchNorm(1, process_group="batch")
+        >>> call = lambda x: fb.functional_call(layer, dict(layer.state_dict()), x, return_state=True)[0]
+        >>> parts = jnp.array([[[-1.0]], [[1.0]]])  # two devices' batches of one
+        >>> print(jax.vmap(call, axis_name="batch")(parts).round(3).ravel())
+        [-1.  1.]
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.SyncBatchNorm.html
+    """
+
+    _expected: ClassVar = {2: "(N, {C}, *)"}
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Hashable | None = None,
+        device: Any = None,
+        dtype: DTypeLike | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.process_group = process_group
+
+    def _takes(self, ndim: int) -> bool:
+        return ndim >= 2
+
+    def _axis_name(self) -> Hashable | None:
+        return self.process_group if self.training else None
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Hashable | None = None) -> Module:
+        """Puts a `SyncBatchNorm` in the place of each batch normalization in `module`, with its parameters and statistics.
+
+        Args:
+            module: where to look; it is changed in place, and returned, unless it is itself a batch normalization.
+            process_group: the name of the mapped axis over which the batch is spread.
+
+        Example:
+            >>> from flambeau import nn
+            >>> nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+            Sequential(
+              (0): Linear(in_features=2, out_features=3, bias=True)
+              (1): SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+            )
+
+        Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.SyncBatchNorm.html
+        """
+        converted = cls._converted(module, process_group) if isinstance(module, _BatchNorm) else module
+        for name, child in module.named_children():
+            converted.add_module(name, cls.convert_sync_batchnorm(child, process_group))
+        return converted
+
+    @classmethod
+    def _converted(cls, layer: _BatchNorm, process_group: Hashable | None) -> SyncBatchNorm:
+        made = cls(
+            layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, process_group
+        )
+        made.training = layer.training
+        for name, learnt in layer._parameters.items():
+            made.register_parameter(name, learnt)
+        for name, buffer in layer._buffers.items():
+            made.register_buffer(name, buffer)
+        return made

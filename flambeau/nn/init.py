@@ -27,6 +27,7 @@ import numpy as np
 
 from flambeau._errors import DtypeError, ShapeError
 from flambeau.core import _draw
+from flambeau.core.absent import missing_name
 from flambeau.core.cell import Cell, owner_of, running
 from flambeau.core.placement import placement_of
 
@@ -591,3 +592,8 @@ kaiming_uniform = _deprecated(kaiming_uniform_)
 kaiming_normal = _deprecated(kaiming_normal_)
 orthogonal = _deprecated(orthogonal_)
 sparse = _deprecated(sparse_)
+
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take every misspelt name for a known one.
+    def __getattr__(name: str) -> Any:
+        raise missing_name(__name__, name, {}, __all__)

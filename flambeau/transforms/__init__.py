@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flambeau.transforms.functional_call import functional_call
+from flambeau.transforms.functional_call import functional_call, stack_module_state
 from flambeau.transforms.grad import grad, value_and_grad
 from flambeau.transforms.jit import Jitted, jit
 
-__all__ = ["Jitted", "functional_call", "grad", "jit", "value_and_grad"]
+__all__ = ["Jitted", "functional_call", "grad", "jit", "stack_module_state", "value_and_grad"]

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from flambeau.core.autocast import settings
 from flambeau.core.capture import Context, Outcome
 from flambeau.core.cell import Cell, clock, running
 from flambeau.core.gradients import Gradients
@@ -46,10 +47,10 @@ class Call:
         "kept",
         "program",
         "roots",
+        "settings",
         "structure",
         "under_raw",
         "written",
-        "x64",
     )
 
     def __init__(self, program: Program, structure: Structure) -> None:
@@ -63,7 +64,7 @@ class Call:
         self.exposures = -1
         self.arrays_at: list[int] = []  # which leaves of the arguments are arrays
         self.expected: list[tuple[Callable[[Any], Hashable], Hashable]] = []  # a key for each argument; see `fits`
-        self.x64: bool = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+        self.settings = settings()
         self.roots: list[weakref.ref[Any]] = []
         self.under_raw = False  # whether an argument is a tracer of a raw jax transform
 
@@ -82,8 +83,7 @@ class Call:
                     return False
         except AttributeError:  # no array of JAX, where one was before
             return False
-        enabled = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-        return running.frame is None and enabled == self.x64
+        return running.frame is None and settings() == self.settings
 
     def context(self, outs: Any) -> Context:
         structure = self.structure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from flambeau.core.frame import Frame
 from flambeau.core.module import Module
 from flambeau.core.suggest import suggestion
 
-__all__ = ["functional_call"]
+__all__ = ["functional_call", "stack_module_state"]
 
 
 def functional_call(
@@ -81,6 +81,55 @@ def functional_call(
         result = (output, state) if return_state else output
         outcome, arrays, collector = collect(frame, result)
     return commit(frame, outcome, collector, arrays)
+
+
+def stack_module_state(models: Iterable[Module]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The parameters and the buffers of several modules of one kind, stacked by name: an ensemble for `jax.vmap`.
+
+    Args:
+        models: modules of the same class, with the same names and shapes, all training or none of them.
+
+    Raises:
+        RuntimeError: there is no module, or they differ in class, mode, names or `requires_grad`.
+        ShapeError: a parameter or buffer has another shape in another module.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import flambeau as fb
+        >>> from flambeau import nn
+        >>> models = [nn.Linear(3, 2) for _ in range(5)]
+        >>> params, buffers = fb.stack_module_state(models)
+        >>> call = lambda params, buffers, x: fb.functional_call(models[0], (params, buffers), x)
+        >>> jax.vmap(call, in_axes=(0, 0, None))(params, buffers, jnp.ones((4, 3))).shape
+        (5, 4, 2)
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.func.stack_module_state.html
+    """
+    models = list(models)
+    if not models:
+        raise RuntimeError("stack_module_state: expected at least one module, got none")
+    kinds = {type(model) for model in models}
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise RuntimeError(f"stack_module_state: expected modules of one class, got {names}")
+    if len({model.training for model in models}) > 1:
+        raise RuntimeError("stack_module_state: expected all modules to be training, or none of them")
+    params = [dict(model.named_parameters()) for model in models]
+    for name in params[0]:
+        if len({own[name].requires_grad for own in params if name in own}) > 1:
+            raise RuntimeError(f"stack_module_state: expected {name} of all modules to have the same requires_grad")
+    return _stack(params), _stack([dict(model.named_buffers()) for model in models])
+
+
+def _stack(cells: Sequence[Mapping[str, Cell]]) -> dict[str, jax.Array]:
+    for i, own in enumerate(cells):
+        if own.keys() != cells[0].keys():
+            differing = ", ".join(sorted(own.keys() ^ cells[0].keys()))
+            raise RuntimeError(f"stack_module_state: module {i} and module 0 do not both have {differing}")
+        for name, cell in own.items():
+            if cell.shape != cells[0][name].shape:
+                raise ShapeError(f"{name}: expected shape {cells[0][name].shape}, got {cell.shape} in module {i}")
+    return {name: jnp.stack([own[name].get() for own in cells]) for name in cells[0]}
 
 
 def _merge(dicts: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from jax.core import Tracer
 
 from flambeau._errors import StateError
 from flambeau.core import hidden, raw
+from flambeau.core.autocast import settings
 from flambeau.core.capture import Outcome, collect, making
 from flambeau.core.cell import Cell, clock, copy, running, writing
 from flambeau.core.frame import Frame, Unbound
@@ -77,7 +78,7 @@ class Jitted(Generic[P, R]):
             tuple([key_of(type(leaf))(leaf) for leaf in leaves]),
             tuple([id(source.find((self._fun, *statics))) for source in self._captures]) if self._captures else (),
             tuple([fingerprint(static) for static in statics]) if statics else (),
-            jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+            settings(),
         )
         call = self._calls.get(key)
         containers = None
@@ -174,7 +175,7 @@ class Jitted(Generic[P, R]):
                     tuple(node is not None for node in captured),
                     tuple(map(fingerprint, statics)),
                     structure.key,
-                    jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+                    settings(),
                 )
                 known = self._programs.get(key, [])
                 for program in known:

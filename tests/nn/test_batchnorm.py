@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,3 +91,40 @@ def test_parts_are_absent_as_asked() -> None:
     layer = nn.BatchNorm1d(2, bias=False)
     assert layer.weight is not None
     assert layer.bias is None
+
+
+def test_statistics_over_a_mapped_axis_are_those_of_the_whole_batch() -> None:
+    parts = jnp.asarray(normal(4, 2, 3, 5, what="batches of two on four devices"))
+    batch = parts.reshape(8, 3, 5)
+    apart, whole = nn.SyncBatchNorm(3, process_group="devices").double(), nn.BatchNorm1d(3).double()
+    state = dict(apart.state_dict())
+
+    def loss(x: Any) -> Any:
+        output, after = fb.functional_call(apart, state, x, return_state=True)
+        return jax.lax.psum((output**3).sum(), "devices"), (output, after)
+
+    def cubes(x: Any) -> Any:
+        output = whole(x)
+        return (output**3).sum(), output
+
+    mapped = jax.vmap(loss, out_axes=(None, (0, None)), axis_name="devices")
+    gradient, (output, after) = jax.grad(mapped, has_aux=True)(parts)
+    expected, expected_output = fb.grad(cubes, has_aux=True)(batch)
+    np.testing.assert_allclose(gradient.reshape(batch.shape), expected, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(output.reshape(batch.shape), expected_output, rtol=1e-9, atol=1e-12)
+    for name, value in whole.state_dict().items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_conversion_keeps_parameters_statistics_and_mode(compiled: bool) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ModuleDict({"norm": nn.BatchNorm1d(3, momentum=None)}).eval())
+    before, parameters = dict(net.state_dict()), list(net.parameters())
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    converted = (fb.jit(convert) if compiled else convert)(net)
+    assert converted is net
+    norm = net.get_submodule("1.norm")
+    assert isinstance(norm, nn.SyncBatchNorm) and not norm.training and norm.momentum is None
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -262,3 +264,36 @@ def test_changes_in_a_compiled_function_are_there_after() -> None:
     for _ in range(3):
         assert rotate(eager).shape == fb.jit(rotate)(compiled).shape
         assert repr(eager) == repr(compiled)
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement"),
+    [
+        ("nn.DataParallel", "an array that is sharded over devices is one array"),
+        ("nn.Container", "derive from nn.Module"),
+        ("nn.quantized", "quantized layers are not part of it"),
+        ("nn.functional.scaled_mm", "jax.nn.scaled_matmul"),
+        ("nn.utils.stateless", "use fb.functional_call"),
+    ],
+)
+def test_what_there_is_not_says_what_to_use(name: str, replacement: str) -> None:
+    package, _, last = f"flambeau.{name}".rpartition(".")
+    with pytest.raises(
+        fb.AbsentNameError, match=f"there is no {re.escape(name)} in flambeau: .*{re.escape(replacement)}"
+    ):
+        exec(f"from {package} import {last}")
+    assert last not in dir(importlib.import_module(package))
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "meant"),
+    [
+        ("nn", "ReLu", "ReLU"),
+        ("nn.functional", "cross_entrpy", "cross_entropy"),
+        ("nn.init", "xavier_unifrom_", "xavier_uniform_"),
+        ("nn.utils", "clip_grad_nrom_", "clip_grad_norm_"),
+    ],
+)
+def test_a_misspelt_name_says_what_was_meant(package: str, name: str, meant: str) -> None:
+    with pytest.raises(AttributeError, match=f"'flambeau.{package}' has no attribute '{name}'.*'{meant}'"):
+        getattr(importlib.import_module(f"flambeau.{package}"), name)

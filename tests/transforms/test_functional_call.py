@@ -303,3 +303,39 @@ def test_nothing_is_baked(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with warned(monkeypatch) as messages:
         READS[how](Net())
     assert messages == []
+
+
+def ensemble(count: int = 3) -> list[Any]:
+    fb.manual_seed(0)
+    return [nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double() for _ in range(count)]
+
+
+def test_stacked_modules_run_as_one() -> None:
+    models, x = ensemble(), jnp.arange(15.0).reshape(5, 3)
+    params, buffers = fb.stack_module_state(nn.ModuleList(models))
+    assert params["0.weight"].shape == (3, 4, 3) and buffers["1.num_batches_tracked"].shape == (3,)
+
+    def call(params: Any, buffers: Any) -> Any:
+        return fb.functional_call(models[0], (params, buffers), x, return_state=True)
+
+    outputs, states = jax.jit(jax.vmap(call))(params, buffers)
+    for i, model in enumerate(models):
+        same(outputs[i], model(x))
+        for name, value in model.state_dict().items():
+            same(states[name][i], value)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (lambda: [], "expected at least one module, got none"),
+        (lambda: [nn.Linear(1, 1), nn.Bilinear(1, 1, 1)], "modules of one class, got Bilinear, Linear"),
+        (lambda: [nn.Linear(1, 1), nn.Linear(1, 1).eval()], "all modules to be training, or none"),
+        (lambda: [nn.Linear(1, 1), nn.Linear(1, 1, bias=False)], "module 1 and module 0 do not both have bias"),
+        (lambda: [nn.Linear(1, 1), nn.Linear(2, 1)], r"weight: expected shape \(1, 1\), got \(1, 2\) in module 1"),
+        (lambda: [nn.Linear(1, 1), nn.Linear(1, 1).requires_grad_(False)], "weight of all modules to have the same"),
+    ],
+)
+def test_what_cannot_be_stacked(models: Any, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        fb.stack_module_state(models())

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -183,3 +184,4 @@ def test_programs(shard: int) -> None:
     if settings().derandomize:
         run = seed(shard)(run)
     run()
+    jax.clear_caches()  # thousands of compiled programs in one process make it slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from flambeau.core.absent import missing_name
 from flambeau.nn.functional._conv_tbc import (
     conv_tbc,
 )
@@ -307,3 +310,15 @@ __all__ = [
     "upsample_bilinear",
     "upsample_nearest",
 ]
+
+_FLOAT8 = "products of float8 arrays with scales are jax.nn.scaled_matmul and jax.nn.scaled_dot_general"
+_ABSENT = {
+    "grouped_mm": "jax.lax.ragged_dot multiplies groups of rows with a matrix each",
+    "scaled_grouped_mm": _FLOAT8,
+    "scaled_mm": _FLOAT8,
+}
+
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take every misspelt name for a known one.
+    def __getattr__(name: str) -> Any:
+        raise missing_name(__name__, name, _ABSENT, __all__)

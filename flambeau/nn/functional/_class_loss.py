@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from flambeau._errors import DtypeError, ShapeError
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.functional._inputs import check_integer, known
 from flambeau.nn.functional._math import log1p_exp, widen
@@ -119,6 +120,7 @@ def nll_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.nll_loss.html
     """
+    input, weight = raised(input, weight)
     reduction = resolve_reduction(reduction, size_average, reduce)
     axis = _class_axis(input, weight)
     labels = checked_labels(target, input, axis, ignore_index)
@@ -173,6 +175,7 @@ def cross_entropy(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.cross_entropy.html
     """
+    input, target, weight = raised(input, target, weight)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"expected label_smoothing in [0, 1], got {label_smoothing}")
@@ -287,6 +290,7 @@ def binary_cross_entropy(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.binary_cross_entropy.html
     """
+    input, target, weight = raised(input, target, weight)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if target.shape != input.shape:
         raise ShapeError(f"expected target {input.shape} like input, got {describe(target)}")
@@ -333,6 +337,7 @@ def binary_cross_entropy_with_logits(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.binary_cross_entropy_with_logits.html
     """
+    input, target, weight, pos_weight = raised(input, target, weight, pos_weight)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if target.shape != input.shape:
         raise ShapeError(f"expected target {input.shape} like input, got {describe(target)}")
@@ -379,6 +384,7 @@ def multilabel_soft_margin_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.multilabel_soft_margin_loss.html
     """
+    input, target, weight = raised(input, target, weight)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if not check_broadcast(input=input, target=target):
         raise ShapeError(f"expected input (*, C), got {describe(input)}")
@@ -427,6 +433,7 @@ def multi_margin_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.multi_margin_loss.html
     """
+    input, weight = raised(input, weight)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if p not in (1, 2):
         raise ValueError(f"expected p to be 1 or 2, got {p}")
@@ -474,6 +481,7 @@ def multilabel_margin_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.multilabel_margin_loss.html
     """
+    input = raised(input)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if input.ndim not in (1, 2) or target.shape != input.shape:
         raise ShapeError(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from flambeau._errors import ShapeError
+from flambeau.nn.functional._autocast import lowered
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.functional.conv import conv1d
 
@@ -34,6 +35,7 @@ def conv_tbc(input: jax.Array, weight: jax.Array, bias: jax.Array, pad: int = 0)
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.conv_tbc.html
     """
+    input, weight, bias = lowered(input, weight, bias)
     wrong = []
     if input.ndim != 3:
         wrong.append(f"expected input (T, N, C), got {describe(input)}")

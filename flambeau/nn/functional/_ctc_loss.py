@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from flambeau._errors import ShapeError
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.functional._inputs import check_integer, known
 from flambeau.nn.functional._math import straight_through, widen
@@ -64,6 +65,7 @@ def ctc_loss(
 
     Source: https://www.cs.toronto.edu/~graves/icml_2006.pdf
     """
+    log_probs = raised(log_probs)
     reduction = resolve_reduction(reduction)
     if log_probs.ndim not in (2, 3):
         raise ShapeError(f"expected log_probs (T, N, C) or (T, C), got {describe(log_probs)}")

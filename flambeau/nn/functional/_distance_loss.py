@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from flambeau._errors import ShapeError
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._checks import check_rank, describe
 from flambeau.nn.functional._inputs import axis_of
 from flambeau.nn.functional._math import absolute, clamp_min, log1p_exp, straight_through, vector_norm, widen
@@ -57,6 +58,7 @@ def cosine_similarity(x1: jax.Array, x2: jax.Array, dim: int = 1, eps: float = 1
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.cosine_similarity.html
     """
+    x1, x2 = raised(x1, x2)
     shape = check_broadcast(x1=x1, x2=x2)
     if not shape:
         raise ShapeError("expected vectors, got two numbers")
@@ -90,6 +92,7 @@ def pairwise_distance(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.pairwise_distance.html
     """
+    x1, x2 = raised(x1, x2)
     if not check_broadcast(x1=x1, x2=x2):
         raise ShapeError("expected vectors, got two numbers")
     dtype, (a, b) = promoted(x1, x2)
@@ -116,6 +119,7 @@ def pdist(input: jax.Array, p: float = 2) -> jax.Array:
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.pdist.html
     """
+    input = raised(input)
     check_rank(input, 2, "(N, D)")
     if not p >= 0:
         raise RuntimeError(f"expected p >= 0, got {p}")
@@ -173,6 +177,7 @@ def triplet_margin_loss(
 
     Source: http://www.bmva.org/bmvc/2016/papers/paper119/index.html
     """
+    anchor, positive, negative = raised(anchor, positive, negative)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if margin <= 0:
         raise ValueError(f"expected margin > 0, got {margin}")
@@ -281,6 +286,7 @@ def cosine_embedding_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.cosine_embedding_loss.html
     """
+    input1, input2 = raised(input1, input2)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if target.ndim > 1 or input1.ndim != target.ndim + 1 or input2.ndim != target.ndim + 1:
         given = f"{describe(input1)}, {describe(input2)} and {describe(target)}"
@@ -326,6 +332,7 @@ def hinge_embedding_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.hinge_embedding_loss.html
     """
+    input = raised(input)
     reduction = resolve_reduction(reduction, size_average, reduce)
     check_broadcast(input=input, target=target)
     dtype, (x, y) = promoted(input, target)
@@ -367,6 +374,7 @@ def margin_ranking_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.margin_ranking_loss.html
     """
+    input1, input2 = raised(input1, input2)
     reduction = resolve_reduction(reduction, size_average, reduce)
     check_broadcast(input1=input1, input2=input2, target=target)
     if not input1.ndim == input2.ndim == target.ndim:
@@ -405,6 +413,7 @@ def soft_margin_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.soft_margin_loss.html
     """
+    input, target = raised(input, target)
     reduction = resolve_reduction(reduction, size_average, reduce)
     check_broadcast(input=input, target=target)
     dtype, (x, y) = promoted(input, target)

@@ -14,6 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from flambeau._errors import FlambeauWarning, ShapeError
+from flambeau.nn.functional._autocast import lowered, raised
 from flambeau.nn.functional._checks import check_same_dtype, describe
 from flambeau.nn.functional._class_loss import checked_labels, cross_entropy
 from flambeau.nn.functional._math import widen
@@ -141,6 +142,8 @@ def linear_cross_entropy(
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.linear_cross_entropy.html
     """
     reduction = resolve_reduction(reduction)
+    input, linear_weight, linear_bias = lowered(input, linear_weight, linear_bias)
+    dtype = raised(input).dtype
     _check_shapes(input, linear_weight, linear_bias)
     classes, *out_features, in_features = linear_weight.shape
     shape = (*input.shape[:-1], classes, *out_features)
@@ -153,8 +156,8 @@ def linear_cross_entropy(
             labels = checked_labels(target, jax.ShapeDtypeStruct(shape, input.dtype), input.ndim - 1, ignored)
             each, counts = _chunked(input, linear_weight, labels, linear_bias, weight, ignored, options)
             if reduction == "mean":
-                return (jnp.sum(each) / jnp.sum(counts)).astype(input.dtype)
-            return reduced(each, reduction, input.dtype)
+                return (jnp.sum(each) / jnp.sum(counts)).astype(dtype)
+            return reduced(each, reduction, dtype)
         warnings.warn(
             "options are not used: chunks want classes as target, one score for each, and no label_smoothing",
             FlambeauWarning,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +19,18 @@ __all__ = ["Scalar", "check_parameters", "per_channel", "standardize"]
 Scalar = jax.Array | float
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 def standardize(
-    x: jax.Array, scale: Scalar, shift: Scalar, axes: tuple[int, ...], eps: float
+    x: jax.Array, scale: Scalar, shift: Scalar, axes: tuple[int, ...], eps: float, axis_name: Hashable | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(x - mean) / √(var + eps) · scale + shift, and the mean and the biased variance over `axes`, which are kept.
 
-    `scale` and `shift` broadcast against the statistics.
+    `scale` and `shift` broadcast against the statistics. Those are also over the mapped axis `axis_name`, where one is given.
     """
-    mean = jnp.mean(x, axes, keepdims=True)
+    mean = _mean(x, axes, axis_name)
     # The variance of what is centred: the mean of squares less the square of the mean cancels.
     centred = x - mean
-    var = jnp.mean(centred * centred, axes, keepdims=True)
+    var = _mean(centred * centred, axes, axis_name)
     return centred * (lax.rsqrt(var + eps) * scale) + shift, mean, var
 
 
@@ -36,20 +38,26 @@ def standardize(
 def _standardize_jvp(
     axes: tuple[int, ...],
     eps: float,
+    axis_name: Hashable | None,
     primals: tuple[jax.Array, Scalar, Scalar],
     tangents: tuple[jax.Array, Scalar, Scalar],
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     # What autodiff makes of the lines above reads the cotangent g in four sums. In this form of the derivative all that
     # is summed is g and x̂ · g, once for the input, the scale and the shift together.
     (x, scale, _), (dx, dscale, dshift) = primals, tangents
-    y, mean, var = standardize(*primals, axes, eps)
+    y, mean, var = standardize(*primals, axes, eps, axis_name)
     inverse = lax.rsqrt(var + eps)
     x_hat = (x - mean) * inverse
     slope = inverse * scale
-    dmean = jnp.mean(dx, axes, keepdims=True)
-    projection = jnp.mean(x_hat * dx, axes, keepdims=True)
+    dmean = _mean(dx, axes, axis_name)
+    projection = _mean(x_hat * dx, axes, axis_name)
     dy = slope * dx + (dshift - slope * dmean) + x_hat * (dscale - slope * projection)
     return (y, mean, var), (dy, dmean, 2 * projection / inverse)
+
+
+def _mean(x: jax.Array, axes: tuple[int, ...], axis_name: Any) -> jax.Array:
+    mean = jnp.mean(x, axes, keepdims=True)
+    return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
 def check_parameters(input: jax.Array, shape: tuple[int, ...], **parameters: jax.Array | None) -> None:

@@ -15,6 +15,7 @@ from jax import lax
 
 from flambeau._errors import ShapeError
 from flambeau.core.random import next_key
+from flambeau.nn.functional._autocast import lowered
 from flambeau.nn.functional._checks import check_same_dtype, describe
 from flambeau.nn.functional._math import widen
 
@@ -145,6 +146,7 @@ def prelu(input: jax.Array, weight: jax.Array) -> jax.Array:
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.prelu.html
     """
+    input, weight = lowered(input, weight)
     channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or weight.size not in (1, channels):
         raise ShapeError(

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from flambeau._errors import ShapeError
+from flambeau.nn.functional._autocast import lowered
 from flambeau.nn.functional._checks import check_rank, check_same_dtype, describe
 from flambeau.nn.functional._math import widen
 from flambeau.nn.functional._packing import pack, pad_packed, which_are_there
@@ -177,6 +178,8 @@ def recurrent(
 
     Source: https://docs.pytorch.org/docs/2.13/nn.html#recurrent-layers
     """
+    input, layers = lowered(input), [[Weights(*lowered(*weights)) for weights in layer] for layer in layers]
+    state = None if state is None else tuple(map(lowered, state))
     _check_input(input, layers[0][0], batch_first, packed=batch_sizes is not None)
     there, batched = None, input.ndim == 3 or batch_sizes is not None
     if batch_sizes is not None:
@@ -271,6 +274,8 @@ def recurrent_cell(mode: str, input: jax.Array, state: State | None, weights: We
 
     Source: https://docs.pytorch.org/docs/2.13/nn.html#recurrent-layers
     """
+    input, weights = lowered(input), Weights(*lowered(*weights))
+    state = None if state is None else tuple(map(lowered, state))
     features = weights.ih.shape[1]
     expected = f"(N, {features}) or ({features},)"
     check_rank(input, (1, 2), expected)

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from flambeau._errors import FlambeauWarning
 from flambeau.core.random import next_key
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._inputs import axis_of
 from flambeau.nn.functional._math import straight_through, widen
 
@@ -56,6 +57,7 @@ def softmax(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softmax.html
     """
+    input = raised(input)
     axis = _axis("softmax", input, dim, _stacklevel)
     x = input if dtype is None else input.astype(dtype)
     return jax.nn.softmax(widen(x), axis).astype(x.dtype)
@@ -86,6 +88,7 @@ def log_softmax(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.log_softmax.html
     """
+    input = raised(input)
     axis = _axis("log_softmax", input, dim, _stacklevel)
     x = input if dtype is None else input.astype(dtype)
     return jax.nn.log_softmax(widen(x), axis).astype(x.dtype)
@@ -116,6 +119,7 @@ def softmin(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softmin.html
     """
+    input = raised(input)
     axis = _axis("softmin", input, dim, _stacklevel)
     x = -input if dtype is None else -input.astype(dtype)
     return jax.nn.softmax(widen(x), axis).astype(x.dtype)
@@ -148,6 +152,7 @@ def gumbel_softmax(
 
     Source: https://arxiv.org/abs/1611.01144
     """
+    logits = raised(logits)
     if eps != 1e-10:
         warnings.warn("eps is deprecated and has no effect", FlambeauWarning, stacklevel=2)
     axis, x = axis_of(dim, logits.ndim), widen(logits)

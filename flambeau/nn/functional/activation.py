@@ -14,6 +14,7 @@ from jax import lax
 
 from flambeau._errors import ShapeError
 from flambeau.core.dtypes import canonical_dtype
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.functional._inputs import axis_of
 from flambeau.nn.functional._math import absolute, log1p_exp, widen
@@ -197,6 +198,7 @@ def softplus(input: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> ja
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.softplus.html
     """
+    input = raised(input)
     x = widen(input)
     scaled = x * beta
     return jnp.where(scaled > threshold, x, log1p_exp(scaled) / beta).astype(input.dtype)

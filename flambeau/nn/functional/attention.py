@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flambeau._errors import DtypeError, ShapeError
+from flambeau.nn.functional._autocast import lowered, raised
 from flambeau.nn.functional._checks import check_rank, check_same_dtype, describe
 from flambeau.nn.functional.dropout import dropout
 from flambeau.nn.functional.linear import linear
@@ -65,6 +66,7 @@ def scaled_dot_product_attention(
 
     Source: https://arxiv.org/abs/1706.03762
     """
+    query, key, value, attn_mask = lowered(query, key, value, attn_mask)
     _check_inputs(query, key, value, attn_mask, enable_gqa)
     formula = partial(
         _by_formula,
@@ -321,10 +323,11 @@ def multi_head_attention_forward(
         mask = jnp.pad(mask, added, constant_values=mask.dtype == jnp.bool_)
     p, weights = dropout_p if training else 0.0, None
     if need_weights:
+        q, k, v = lowered(q, k, v)
         scores = _scores(q, k, 1 / math.sqrt(q.shape[-1]))
-        weights = jax.nn.softmax(scores if mask is None else _masked(scores, mask))
-        weights = dropout(weights, p).astype(q.dtype)
+        weights = dropout(jax.nn.softmax(scores if mask is None else _masked(scores, mask)), p)
         heads = _means(weights, v)
+        weights = weights.astype(raised(q).dtype)
     else:
         heads = scaled_dot_product_attention(q, k, v, mask, p, hint)
     # (N, H, L, E/H) -> (L, N, E)

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from flambeau._errors import ShapeError
+from flambeau.nn.functional._autocast import lowered
 from flambeau.nn.functional._checks import IntOrTuple, check_rank, check_same_dtype, describe, to_tuple
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
@@ -279,6 +280,7 @@ def _conv(
     groups: int,
 ) -> jax.Array:
     """The convolution over `n` spatial dimensions."""
+    input, weight, bias = lowered(input, weight, bias)
     check_rank(weight, n + 2, f"(O, C / groups, {_kernel_letters(n)})", "weight")
     strides, dilations = to_tuple(stride, n, "stride"), to_tuple(dilation, n, "dilation")
     kernel = weight.shape[2:]
@@ -310,6 +312,7 @@ def _conv_transpose(
     dilation: IntOrTuple,
 ) -> jax.Array:
     """The transposed convolution over `n` spatial dimensions."""
+    input, weight, bias = lowered(input, weight, bias)
     check_rank(weight, n + 2, f"(C, O / groups, {_kernel_letters(n)})", "weight")
     strides, dilations = to_tuple(stride, n, "stride"), to_tuple(dilation, n, "dilation")
     paddings, extra = to_tuple(padding, n, "padding"), to_tuple(output_padding, n, "output_padding")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flambeau._errors import DtypeError, FlambeauWarning, ShapeError
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.functional._math import widen
 from flambeau.nn.functional._resampling import Axis, resample
@@ -76,6 +77,7 @@ def interpolate(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.interpolate.html
     """
+    input = raised(input)
     kind = _check_mode(input, mode)
     wrong = []
     if (size is None) == (scale_factor is None):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flambeau._errors import ShapeError
+from flambeau.nn.functional._autocast import lowered, promoted
 from flambeau.nn.functional._checks import check_same_dtype, describe
 from flambeau.nn.functional._inputs import axis_of
 
@@ -37,6 +38,7 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.linear.html
     """
+    input, weight, bias = lowered(input, weight, bias)
     if weight.ndim not in (1, 2):
         raise ShapeError(f"expected weight (out, in) or (in,), got {describe(weight)}")
     wrong = []
@@ -74,6 +76,7 @@ def bilinear(input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.bilinear.html
     """
+    input1, input2, weight, bias = promoted(input1, input2, weight, bias)
     if weight.ndim != 3:
         raise ShapeError(f"expected weight (out, in1, in2), got {describe(weight)}")
     out, in1, in2 = weight.shape

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
 from flambeau._errors import FlambeauWarning, ShapeError
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.functional._class_loss import (
     binary_cross_entropy,
@@ -127,6 +128,7 @@ def mse_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.mse_loss.html
     """
+    input, target = raised(input, target)
     reduction = resolve_reduction(reduction, size_average, reduce)
     dtype, error = _difference(input, target, weight)
     return _weighted(error * error, weight, reduction, dtype)
@@ -163,6 +165,7 @@ def l1_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.l1_loss.html
     """
+    input, target = raised(input, target)
     reduction = resolve_reduction(reduction, size_average, reduce)
     dtype, error = _difference(input, target, weight)
     return _weighted(absolute(error), weight, reduction, dtype)
@@ -200,6 +203,7 @@ def smooth_l1_loss(
 
     Source: https://arxiv.org/abs/1504.08083
     """
+    input, target = raised(input, target)
     reduction = resolve_reduction(reduction, size_average, reduce)
     if beta < 0:
         raise RuntimeError(f"expected beta >= 0, got {beta}")
@@ -239,6 +243,7 @@ def huber_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.huber_loss.html
     """
+    input, target = raised(input, target)
     reduction = resolve_reduction(reduction)
     if delta <= 0:
         raise RuntimeError(f"expected delta > 0, got {delta}")
@@ -281,6 +286,7 @@ def kl_div(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.kl_div.html
     """
+    input, target = raised(input, target)
     if reduction == "mean" and size_average is None and reduce is None:
         warnings.warn(
             "kl_div with reduction='mean' averages over classes too and is no divergence: use reduction='batchmean'",
@@ -331,6 +337,7 @@ def poisson_nll_loss(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.poisson_nll_loss.html
     """
+    input, target = raised(input, target)
     reduction = resolve_reduction(reduction, size_average, reduce)
     check_broadcast(input=input, target=target)
     dtype, (x, y) = promoted(input, target)
@@ -398,6 +405,7 @@ def gaussian_nll_loss(
 
     Source: https://ieeexplore.ieee.org/document/374138
     """
+    input, target, var = raised(input, target, var)
     reduction = resolve_reduction(reduction)
     check_broadcast(input=input, target=target)
     dtype, (x, y, v) = promoted(input, target, _variance(var, input))

@@ -9,7 +9,8 @@ immutable, so the functions of that name return the output only, and `batch_norm
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from flambeau._errors import ShapeError
+from flambeau.nn.functional._autocast import raised
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.functional._inputs import axis_of
 from flambeau.nn.functional._math import clamp_min, vector_norm, widen
@@ -68,6 +70,7 @@ def _with_stats(
     axes: tuple[int, ...] | None,
     momentum: Scalar,
     eps: float,
+    axis_name: Any = None,
 ) -> WithStats:
     """The input normalized over `axes`, or with the running statistics where there are none, and those after it."""
     parameters = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
@@ -81,10 +84,17 @@ def _with_stats(
             raise RuntimeError("expected running_mean and running_var where the input's own statistics are not used")
         return _by_running(input, running_mean, running_var, weight, bias, eps), running_mean, running_var
     scale, shift = per_channel(weight, input.ndim, 1.0), per_channel(bias, input.ndim, 0.0)
-    output, mean, var = standardize(widen(input), scale, shift, axes, eps)
-    count = math.prod(input.shape[axis] for axis in axes)
+    output, mean, var = standardize(widen(input), scale, shift, axes, eps, axis_name)
+    count = _count(input, axes, axis_name)
+    if count == 0:  # an empty batch says nothing
+        return output.astype(input.dtype), running_mean, running_var
     unbiased = var * (count / max(count - 1, 1))
     return output.astype(input.dtype), _blend(running_mean, mean, momentum), _blend(running_var, unbiased, momentum)
+
+
+def _count(input: jax.Array, axes: tuple[int, ...], axis_name: Any) -> int:
+    """How many values a mean over `axes`, and over a mapped axis, is of."""
+    return math.prod(input.shape[axis] for axis in axes) * (1 if axis_name is None else lax.axis_size(axis_name))
 
 
 def batch_norm_with_stats(
@@ -96,6 +106,7 @@ def batch_norm_with_stats(
     training: bool = False,
     momentum: float | jax.Array = 0.1,
     eps: float = 1e-5,
+    axis_name: Hashable | None = None,
 ) -> WithStats:
     """`batch_norm`, and the running statistics after it: (1 - momentum) · running + momentum · batch.
 
@@ -111,6 +122,7 @@ def batch_norm_with_stats(
         training: whether to normalize with the statistics of the batch.
         momentum: the share of the new statistics; for a cumulative average, one over the number of batches so far.
         eps: what is added to the variance.
+        axis_name: a mapped axis (of `jax.vmap`, `jax.shard_map`) over which to take the statistics of the batch too.
 
     Shape:
         input `(N, C, *)`, all others `(C,)`, result `(N, C, *)`, `(C,)` and `(C,)`.
@@ -132,9 +144,9 @@ def batch_norm_with_stats(
     if input.ndim < 2:
         raise ShapeError(f"expected input (N, C, *), got {describe(input)}")
     axes = (0, *range(2, input.ndim)) if training else None
-    if axes and math.prod(input.shape[axis] for axis in axes) == 1:
+    if axes and _count(input, axes, axis_name) == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input {describe(input)}")
-    return _with_stats(input, running_mean, running_var, weight, bias, axes, momentum, eps)
+    return _with_stats(input, running_mean, running_var, weight, bias, axes, momentum, eps, axis_name)
 
 
 def batch_norm(
@@ -312,6 +324,7 @@ def layer_norm(
 
     Source: https://arxiv.org/abs/1607.06450
     """
+    input, weight, bias = raised(input, weight, bias)
     axes = _normalized_axes(input, normalized_shape)
     check_parameters(input, tuple(normalized_shape), weight=weight, bias=bias)
     output, _, _ = standardize(widen(input), 1.0, 0.0, axes, eps)
@@ -350,6 +363,7 @@ def group_norm(
 
     Source: https://arxiv.org/abs/1803.08494
     """
+    input, weight, bias = raised(input, weight, bias)
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
         channels = f"{num_groups}·C" if num_groups > 0 else "C"
         raise ShapeError(f"expected input (N, {channels}, *) for num_groups={num_groups}, got {describe(input)}")
@@ -388,6 +402,7 @@ def rms_norm(
 
     Source: https://arxiv.org/abs/1910.07467
     """
+    input, weight = raised(input, weight)
     axes = _normalized_axes(input, normalized_shape)
     check_parameters(input, tuple(normalized_shape), weight=weight)
     x = widen(input)
@@ -457,6 +472,7 @@ def normalize(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.normalize.html
     """
+    input = raised(input)
     if out is not None:
         raise ValueError("expected out=None: arrays are immutable, so use the result")
     x = widen(input)

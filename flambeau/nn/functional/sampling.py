@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flambeau._errors import DtypeError, ShapeError
+from flambeau.nn.functional._autocast import promoted
 from flambeau.nn.functional._checks import check_same_dtype, describe
 from flambeau.nn.functional._math import widen
 
@@ -105,6 +106,7 @@ def grid_sample(
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.grid_sample.html
     """
+    input, grid = promoted(input, grid)
     if mode not in _MODES:
         raise ValueError(f"expected mode to be one of {', '.join(map(repr, _MODES))}, got {mode!r}")
     if padding_mode not in _PADDINGS:

@@ -2,6 +2,50 @@
 
 from __future__ import annotations
 
-from flambeau.nn.utils import rnn
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["rnn"]
+from flambeau.core.absent import missing_name
+from flambeau.nn.utils import rnn
+from flambeau.nn.utils.clip_grad import (
+    clip_grad_norm,
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
+from flambeau.nn.utils.convert_parameters import parameters_to_vector, vector_to_parameters
+from flambeau.nn.utils.fusion import (
+    fuse_conv_bn_eval,
+    fuse_conv_bn_weights,
+    fuse_linear_bn_eval,
+    fuse_linear_bn_weights,
+)
+from flambeau.nn.utils.init import skip_init
+
+__all__ = [
+    "clip_grad_norm",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "fuse_conv_bn_eval",
+    "fuse_conv_bn_weights",
+    "fuse_linear_bn_eval",
+    "fuse_linear_bn_weights",
+    "get_total_norm",
+    "parameters_to_vector",
+    "rnn",
+    "skip_init",
+    "vector_to_parameters",
+]
+
+_MEMORY_FORMAT = "XLA chooses the memory layout of every array by itself"
+_ABSENT = {
+    "convert_conv2d_weight_memory_format": _MEMORY_FORMAT,
+    "convert_conv3d_weight_memory_format": _MEMORY_FORMAT,
+    "stateless": "use fb.functional_call",
+}
+
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take every misspelt name for a known one.
+    def __getattr__(name: str) -> Any:
+        raise missing_name(__name__, name, _ABSENT, __all__)
