@@ -1,7 +1,7 @@
 """What holds for every test.
 
 64-bit types are on, so that parity with torch can be checked in float64; `test_docs.py` turns them off again for the
-examples that users read.
+examples that users read. XLA's optimizations are off, and the default generator begins anew.
 
 Which tests need torch is found here and nowhere else. A test that compares with torch says so in one of two ways,
 
@@ -26,13 +26,23 @@ import hypothesis
 import jax
 import pytest
 
+from flambeau.core.random import manual_seed
+
 jax.config.update("jax_enable_x64", True)
+# Most of the time goes into compiling what runs once, and how well the result is optimized is not what is tested.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # The first call of a jitted function compiles: an example may take seconds once and microseconds ever after.
 hypothesis.settings.register_profile("local", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 # A change is judged by the same examples as the one before it; new ones are looked for on the way there.
 hypothesis.settings.register_profile("ci", parent=hypothesis.settings.get_profile("local"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, whichever tests came before it in its process."""
+    manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -328,7 +328,7 @@ class _Collector:
         entries = [(name, self.encode(item)) for name, item in registry.items()]
 
         def apply(target: Node, context: Context) -> None:
-            own = target.__dict__[registry_name]
+            own = target._registry(registry_name)
             new = {name: build(context) for name, build in entries}
             if list(own.items()) != list(new.items()):
                 own.clear()

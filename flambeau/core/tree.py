@@ -135,6 +135,8 @@ class Node:
         cell = self.__dict__["_arrays"].get(name)
         if cell is not None:
             return cell.get(self)
+        if name in self._late_registry_names:
+            return self._registry(name)
         if running.frame is not None:
             return running.frame.read_container(self, name)
         container = self.__dict__["_containers"].get(name, MISSING)

@@ -16,7 +16,7 @@ from flambeau.nn import functional as F
 
 torch = pytest.importorskip("torch")
 
-__all__ = ["assert_same", "ours", "our_results", "their_results", "weights_of"]
+__all__ = ["assert_same", "our_results", "ours", "their_results", "weights_of"]
 
 
 def ours(value: Any) -> Any:
@@ -98,7 +98,9 @@ def our_results(call: Callable[..., Any], module: Any, args: Any, their_args: An
         filled = [next(remaining) if want else leaf for leaf, want in zip(leaves, wanted, strict=True)]
         outputs = jax.tree.leaves(call(module, *jax.tree.unflatten(treedef, filled)))
         floating = [leaf for leaf in outputs if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        return sum((jnp.sum(leaf * _cotangent(leaf.shape).astype(leaf.dtype)) for leaf in floating), jnp.zeros(())), outputs
+        return sum(
+            (jnp.sum(leaf * _cotangent(leaf.shape).astype(leaf.dtype)) for leaf in floating), jnp.zeros(())
+        ), outputs
 
     def run(module: Any, given: list[Any]) -> Any:
         argnums = (0, 1) if trainable else (1,)

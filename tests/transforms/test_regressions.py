@@ -109,6 +109,18 @@ def test_a_module_with_a_hook_is_copied_inside() -> None:
             np.testing.assert_allclose(net.copy(X), 2 * X * net.weight, rtol=1e-12)  # but not from the copy
 
 
+def test_a_hook_registered_inside_is_on_every_module_of_the_structure() -> None:
+    def program(net: Any, x: Any) -> Any:
+        net.register_forward_hook(lambda module, args, output: 2 * output)
+        return net(x)
+
+    call = fb.jit(program)
+    for net in (Net(), Net()):
+        np.testing.assert_allclose(call(net, X), 2 * X * net.weight, rtol=1e-12)
+        np.testing.assert_allclose(net(X), 2 * X * net.weight, rtol=1e-12)
+        assert len(net._forward_hooks) == 1 and not net._forward_pre_hooks
+
+
 def test_a_module_that_is_only_returned_is_itself() -> None:
     box = Box()
     box.models = {"net": Net()}

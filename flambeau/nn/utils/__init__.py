@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flambeau.core.absent import missing_name
-from flambeau.nn.utils import rnn
+from flambeau.nn.utils import parametrizations, parametrize, prune, rnn
 from flambeau.nn.utils.clip_grad import (
     clip_grad_norm,
     clip_grad_norm_,
@@ -21,6 +21,8 @@ from flambeau.nn.utils.fusion import (
     fuse_linear_bn_weights,
 )
 from flambeau.nn.utils.init import skip_init
+from flambeau.nn.utils.spectral_norm import remove_spectral_norm, spectral_norm
+from flambeau.nn.utils.weight_norm import remove_weight_norm, weight_norm
 
 __all__ = [
     "clip_grad_norm",
@@ -33,9 +35,16 @@ __all__ = [
     "fuse_linear_bn_weights",
     "get_total_norm",
     "parameters_to_vector",
+    "parametrizations",
+    "parametrize",
+    "prune",
+    "remove_spectral_norm",
+    "remove_weight_norm",
     "rnn",
     "skip_init",
+    "spectral_norm",
     "vector_to_parameters",
+    "weight_norm",
 ]
 
 _MEMORY_FORMAT = "XLA chooses the memory layout of every array by itself"

@@ -66,8 +66,7 @@ def _ours(
         again, (output, found) = jax.grad(slope, tuple(range(len(arrays))), has_aux=True)(*arrays)
         return output, [*found, *again]
 
-    # Most of the time goes into compiling, and how well the result is optimized is not what is tested.
-    return jax.jit(everything, compiler_options={"xla_backend_optimization_level": 0})(*given)
+    return jax.jit(everything)(*given)
 
 
 def _theirs(
