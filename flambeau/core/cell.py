@@ -400,11 +400,18 @@ class UninitializedParameter(_Uninitialized, Parameter):
 
 
 class UninitializedBuffer(_Uninitialized, Buffer):
-    """A buffer of a lazy module before its shape is known; `materialize(shape)` turns it into a `Buffer`."""
+    """A buffer of a lazy module before its shape is known; `materialize(shape)` turns it into a `Buffer`.
+
+    Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.parameter.UninitializedBuffer.html
+    """
 
     __slots__ = ()
 
-    def __init__(self, *, persistent: bool = True, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
+    ) -> None:
+        if requires_grad:
+            raise ValueError("a buffer is not learnt: take an UninitializedParameter")
         self._wait(device, dtype)
         self.persistent = persistent
 

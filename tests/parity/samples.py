@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ def ours(value: Any) -> Any:
         return jnp.dtype(str(value).removeprefix("torch."))
     if isinstance(value, torch.nn.TransformerEncoderLayer):
         return _encoder_layer(value)
+    if isinstance(value, torch.nn.LinearCrossEntropyOptions):
+        return nn.LinearCrossEntropyOptions(**{field.name: ours(getattr(value, field.name)) for field in fields(value)})
     if isinstance(value, dict):
         return {key: ours(item) for key, item in value.items() if key != "device"}
     if type(value) in (list, tuple):
@@ -68,13 +71,18 @@ def _leaves(output: Any) -> list[Any]:
     return [leaf for item in output for leaf in _leaves(item)] if isinstance(output, (tuple, list)) else []
 
 
+def _differentiated(leaves: list[Any]) -> list[Any]:
+    """The tensors that want a gradient, each once: some samples pass one twice."""
+    return list({id(leaf): leaf for leaf in leaves if getattr(leaf, "requires_grad", False)}.values())
+
+
 def _cotangent(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng([1, *shape]).normal(size=shape)
 
 
 def their_results(call: Callable[..., Any], args: Any, parameters: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """Torch's outputs, and gradients of the parameters and of the inputs that want one; zeros where there is none."""
-    inputs = [leaf for leaf in _leaves(args) if leaf.requires_grad]
+    inputs = _differentiated(_leaves(args))
     outputs = _leaves(call(*args))
     wanted = [*parameters.values(), *inputs]
     floating = [leaf for leaf in outputs if leaf.requires_grad]
@@ -90,12 +98,15 @@ def their_results(call: Callable[..., Any], args: Any, parameters: dict[str, Any
 def our_results(call: Callable[..., Any], module: Any, args: Any, their_args: Any) -> tuple[list[Any], list[Any]]:
     """Our outputs and gradients of `call(module, *args)`, compiled: one program is made sooner than one for each operation."""
     leaves, treedef = jax.tree.flatten(args)
-    wanted = [getattr(leaf, "requires_grad", False) for leaf in jax.tree.leaves(their_args)]
+    tensors = jax.tree.leaves(their_args)
+    places = {id(tensor): i for i, tensor in enumerate(_differentiated(tensors))}
     trainable = isinstance(module, nn.Module) and any(parameter.requires_grad for parameter in module.parameters())
 
     def loss(module: Any, given: list[Any]) -> Any:
-        remaining = iter(given)
-        filled = [next(remaining) if want else leaf for leaf, want in zip(leaves, wanted, strict=True)]
+        filled = [
+            given[places[id(tensor)]] if id(tensor) in places else leaf
+            for leaf, tensor in zip(leaves, tensors, strict=True)
+        ]
         outputs = jax.tree.leaves(call(module, *jax.tree.unflatten(treedef, filled)))
         floating = [leaf for leaf in outputs if jnp.issubdtype(leaf.dtype, jnp.floating)]
         return sum(
@@ -108,7 +119,9 @@ def our_results(call: Callable[..., Any], module: Any, args: Any, their_args: An
         names = [name for name, _ in module.named_parameters()] if trainable else []
         return outputs, [*(grads[0][name] for name in names), *grads[-1]]
 
-    given = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
+    given = list(
+        {id(tensor): leaf for leaf, tensor in zip(leaves, tensors, strict=True) if id(tensor) in places}.values()
+    )
     return (fb.jit(run) if given or trainable else lambda module, given: (loss(module, given)[1], []))(module, given)
 
 

@@ -313,6 +313,8 @@ __all__ = [
 
 _FLOAT8 = "products of float8 arrays with scales are jax.nn.scaled_matmul and jax.nn.scaled_dot_general"
 _ABSENT = {
+    "ScalingType": _FLOAT8,
+    "SwizzleType": _FLOAT8,
     "grouped_mm": "jax.lax.ragged_dot multiplies groups of rows with a matrix each",
     "scaled_grouped_mm": _FLOAT8,
     "scaled_mm": _FLOAT8,
