@@ -30,7 +30,8 @@ class Recipe(NamedTuple):
         options: the names of the options that the function takes.
         independent: whether each parameter is updated as if it were alone, as all of PyTorch's optimizers do it; then one
             that gets no gradient keeps all of its state. Otherwise a group may have state in common, such as a step count.
-        counter: of independent parameters, the state that is zero until the first step.
+        counter: of independent parameters, the state that is zero until the first step; without one, there is state from the
+            start.
         renamed: PyTorch's names of state, by optax's.
     """
 

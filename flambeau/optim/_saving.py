@@ -28,7 +28,7 @@ def save_group(group: ParamGroup) -> tuple[dict[int, dict[str, jax.Array]], dict
     saved: dict[int, dict[str, jax.Array]] = {}
     for cohort in group._cohorts:
         shared = {name: cell.get(group) for (first, name), cell in group._shared.items() if first == cohort[0]}
-        if shared.get(group._recipe.counter, False):
+        if not group._recipe.counter or shared.get(group._recipe.counter, False):
             visible = {name: value for name, value in shared.items() if not _is_hidden(name)}
             saved.update((i, {**visible, **own.get(i, {})}) for i in cohort)
     return dict(sorted(saved.items())), {}

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flambeau.optim._options import is_off, number, switch
+from flambeau.optim._options import decay_rates, number, switch
+from flambeau.optim._parts import descent
 from flambeau.optim.optimizer import Optimizer, Params
 
 __all__ = ["Adam", "AdamW"]
@@ -90,15 +91,10 @@ class Adam(Optimizer):
         )
 
     def _check_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        betas = options["betas"]
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ValueError(f"Invalid betas: expected two numbers, got {betas!r}")
         return {
             **options,
             "lr": number("learning rate", options["lr"], low=0),
-            "betas": tuple(
-                number(f"beta parameter at index {i}", beta, low=0, below=1) for i, beta in enumerate(betas)
-            ),
+            "betas": decay_rates(options["betas"]),
             "eps": number("epsilon value", options["eps"], low=0),
             "weight_decay": switch(number("weight_decay value", options["weight_decay"], low=0)),
         }
@@ -175,11 +171,8 @@ def _adam(
     decoupled_weight_decay: bool,
     **_: Any,
 ) -> optax.GradientTransformation:
-    scale = _scale_by_amsgrad if amsgrad else optax.scale_by_adam
-    parts = [scale(*betas, eps)]
-    if not is_off(weight_decay):
-        parts.insert(1 if decoupled_weight_decay else 0, optax.add_decayed_weights(weight_decay))
-    return optax.chain(*([optax.scale(-1.0)] if maximize else []), *parts, optax.scale(-lr))
+    adam = (_scale_by_amsgrad if amsgrad else optax.scale_by_adam)(*betas, eps)
+    return descent(lr, adam, maximize=maximize, weight_decay=weight_decay, decoupled=decoupled_weight_decay)
 
 
 def _scale_by_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:

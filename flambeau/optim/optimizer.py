@@ -181,6 +181,10 @@ class Optimizer(Node):
         for group, own in zip(groups, sort_gradients(groups, grads), strict=True):
             group._update(own, extra)
 
+    def _was_never_stepped(self) -> bool:
+        """Whether the state says that there was no step yet; some optimizers keep none that does."""
+        return all(group._never_stepped() for group in self._groups)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Does nothing: gradients are values that a transform returns, and do not pile up on parameters.
 

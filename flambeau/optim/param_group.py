@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flambeau._errors import StateError
 from flambeau.core.capture import transaction
 from flambeau.core.cell import Cell, Parameter, running
-from flambeau.core.dtypes import canonical_dtype
 from flambeau.core.tree import Node, Registry
+from flambeau.optim._number import Number, is_number
 from flambeau.optim._rule import Layout, Recipe, Rule, Slot, compute, compute_compiled
 
 __all__ = ["ParamGroup"]
@@ -67,9 +66,9 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         entry = self._options[name]
         if name in ("params", "param_names"):
             return list(entry)
-        if isinstance(entry, Cell):
-            return self._number(entry)
-        return tuple(map(self._number, entry)) if _holds_cells(entry) else entry
+        if isinstance(entry, Number):
+            return entry.read(self)
+        return tuple(number.read(self) for number in entry) if _holds_numbers(entry) else entry
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._require()
@@ -78,11 +77,11 @@ class ParamGroup(Node, MutableMapping[str, Any]):
                 "the parameters of a group stay what they are: use optimizer.add_param_group for more of them"
             )
         entry = self._options.get(name)
-        if isinstance(entry, Cell) and _is_number(value):
-            self._set_number(name, entry, value)
-        elif isinstance(entry, tuple) and _holds_cells(entry) and _are_numbers(value) and len(value) == len(entry):
-            for cell, number in zip(entry, value, strict=True):
-                self._set_number(name, cell, number)
+        if isinstance(entry, Number) and is_number(value):
+            entry.write(value, self, name)
+        elif isinstance(entry, tuple) and _holds_numbers(entry) and _are_numbers(value) and len(value) == len(entry):
+            for number, new in zip(entry, value, strict=True):
+                number.write(new, self, name)
         elif name not in self._options or type(entry) is not type(value) or entry != value:
             transaction(self, lambda: self._restructure(name, value))
 
@@ -116,17 +115,6 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         if running.frame is not None:
             running.frame.require(self)
 
-    def _number(self, cell: Cell) -> Any:
-        value = cell.get(self)
-        if running.frame is not None or value.ndim:
-            return value
-        # The shortest decimal that rounds to the value: 0.001, not the 0.0010000000474974513 that its float32 is.
-        return float(str(np.asarray(value)[()]))
-
-    def _set_number(self, name: str, cell: Cell, value: Any) -> None:
-        # An array is the user's too, and must not be donated.
-        cell.set(_as_number(value, cell.dtype), owner=self, name=name, exposed=isinstance(value, jax.Array))
-
     def _restructure(self, name: str, value: Any) -> None:
         self._options[name] = _as_option(value)
         if name in self._recipe.options:
@@ -147,10 +135,10 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         numbers = {}
         for name in self._recipe.options:
             entry = self._options[name]
-            if isinstance(entry, Cell):
+            if isinstance(entry, Number):
                 numbers[name] = entry.get(self)
-            elif _holds_cells(entry):
-                numbers[name] = tuple(cell.get(self) for cell in entry)
+            elif _holds_numbers(entry):
+                numbers[name] = tuple(number.get(self) for number in entry)
         return numbers
 
     def _tree(self, members: Sequence[int], arrays: Mapping[int, Any] | None = None) -> dict[Slot, Any]:
@@ -194,7 +182,7 @@ class ParamGroup(Node, MutableMapping[str, Any]):
 
     def _prepare(self) -> None:
         """Makes the cells of the state that the present options need."""
-        stateful = {i for i, _ in self._state}
+        stateful = () if self._never_stepped() else {i for i, _ in self._state}
         for cohort, places, leaves in self._first_state():
             for (i, name), leaf in zip(places, leaves, strict=True):
                 registry, key = (self._shared, (cohort[0], name)) if i is None else (self._state, (i, name))
@@ -205,6 +193,11 @@ class ParamGroup(Node, MutableMapping[str, Any]):
                         f"this change of options needs the state {name!r} from the first step on: make a new optimizer with it"
                     )
                 registry[key] = Cell(leaf)
+
+    def _never_stepped(self) -> bool:
+        """Whether the state says that there was no step yet; inside of a transform, and without a count, it says nothing."""
+        counts = [cell for (_, name), cell in self._shared.items() if name == self._recipe.counter]
+        return bool(counts) and running.frame is None and not any(bool(cell.peek()) for cell in counts)
 
     def _layout(self, rule: Rule, cohort: tuple[int, ...], members: tuple[int, ...]) -> Layout:
         key = (rule, *self._slots(members))
@@ -280,36 +273,26 @@ class ParamGroup(Node, MutableMapping[str, Any]):
         return {name: value for name, value in super().__getstate__().items() if name != "_layouts"}
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, (jax.Array, np.ndarray)):
-        return value.size == 1
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
 def _are_numbers(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and bool(value) and all(map(_is_number, value))
+    return isinstance(value, (tuple, list)) and bool(value) and all(map(is_number, value))
 
 
-def _holds_cells(entry: Any) -> bool:
-    return type(entry) is tuple and bool(entry) and all(isinstance(item, Cell) for item in entry)
+def _holds_numbers(entry: Any) -> bool:
+    return type(entry) is tuple and bool(entry) and all(isinstance(item, Number) for item in entry)
 
 
 def _is_numeric(entry: Any) -> bool:
-    return isinstance(entry, Cell) or _holds_cells(entry)
-
-
-def _as_number(value: Any, dtype: Any) -> jax.Array:
-    return jnp.asarray(value, dtype).reshape(())
+    return isinstance(entry, Number) or _holds_numbers(entry)
 
 
 def _as_option(value: Any) -> Any:
-    """A float, or a tuple of floats, in cells of the widest precision there is; anything else as it is."""
+    """A float, or a tuple of floats, in cells; anything else as it is."""
 
     def is_float(value: Any) -> bool:
-        return _is_number(value) and not isinstance(value, (int, np.integer))
+        return is_number(value) and not isinstance(value, (int, np.integer))
 
     if is_float(value):
-        return Cell(_as_number(value, canonical_dtype(np.float64)))
+        return Number.of(value)
     if _are_numbers(value) and any(map(is_float, value)):
-        return tuple(Cell(_as_number(number, canonical_dtype(np.float64))) for number in value)
+        return tuple(Number.of(number if is_float(number) else float(number)) for number in value)
     return tuple(value) if isinstance(value, list) else value

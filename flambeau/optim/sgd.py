@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from flambeau.optim._options import is_off, number, switch
+from flambeau.optim._parts import descent, heavy_ball
 from flambeau.optim.optimizer import Optimizer, Params
 
 __all__ = ["SGD"]
@@ -98,37 +98,5 @@ class SGD(Optimizer):
 def _sgd(
     lr: Any, momentum: Any, dampening: Any, weight_decay: Any, nesterov: bool, maximize: bool, **_: Any
 ) -> optax.GradientTransformation:
-    parts = [optax.scale(-1.0)] if maximize else []
-    if not is_off(weight_decay):
-        parts.append(optax.add_decayed_weights(weight_decay))
-    if not is_off(momentum):
-        parts.append(_momentum(momentum, dampening, nesterov))
-    return optax.chain(*parts, optax.scale(-lr))
-
-
-class _MomentumState(NamedTuple):
-    started: jax.Array
-    trace: Any
-
-
-def _momentum(momentum: Any, dampening: Any, nesterov: bool) -> optax.GradientTransformation:
-    """`optax.trace` with what it lacks, PyTorch's dampening. That spares the first step, so it must be known which is first."""
-    trace = optax.trace(momentum)
-
-    def init(params: Any) -> Any:
-        (zeros,) = cast(optax.TraceState, trace.init(params))
-        return _MomentumState(jnp.zeros((), bool), zeros)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        used = jnp.not_equal(momentum, 0)  # while it is 0, PyTorch leaves the buffers alone
-        damped = updates
-        if not is_off(dampening):
-            part = jnp.where(used & state.started, 1 - dampening, 1)
-            damped = jax.tree.map(lambda g: part * g, updates)
-        buffer, _ = trace.update(damped, optax.TraceState(state.trace))
-        # With dampening, PyTorch's nesterov adds the gradient as it was: not what optax.trace(nesterov=True) does.
-        step = jax.tree.map(lambda g, b: g + momentum * b, updates, buffer) if nesterov else buffer
-        kept = jax.tree.map(lambda new, old: jnp.where(used, new, old), buffer, state.trace)
-        return step, _MomentumState(used | state.started, kept)
-
-    return optax.GradientTransformation(init, update)
+    buffered = [] if is_off(momentum) else [heavy_ball(momentum, dampening, nesterov)]
+    return descent(lr, *buffered, maximize=maximize, weight_decay=weight_decay)

@@ -274,6 +274,7 @@ def test_changes_in_a_compiled_function_are_there_after() -> None:
         ("nn.quantized", "quantized layers are not part of it"),
         ("nn.functional.scaled_mm", "jax.nn.scaled_matmul"),
         ("nn.utils.stateless", "use fb.functional_call"),
+        ("optim.SparseAdam", "take Adam"),
     ],
 )
 def test_what_there_is_not_says_what_to_use(name: str, replacement: str) -> None:
@@ -292,6 +293,7 @@ def test_what_there_is_not_says_what_to_use(name: str, replacement: str) -> None
         ("nn.functional", "cross_entrpy", "cross_entropy"),
         ("nn.init", "xavier_unifrom_", "xavier_uniform_"),
         ("nn.utils", "clip_grad_nrom_", "clip_grad_norm_"),
+        ("optim", "AdmaW", "AdamW"),
     ],
 )
 def test_a_misspelt_name_says_what_was_meant(package: str, name: str, meant: str) -> None:

@@ -18,7 +18,7 @@ from flambeau._errors import DtypeError, ShapeError, StateDictError, StateError
 from flambeau.core.cell import Buffer, Parameter, UninitializedParameter
 from flambeau.core.gradients import Gradients
 from flambeau.core.module import Module
-from flambeau.optim import SGD, Adam, AdamW, Optimizer
+from flambeau.optim import SGD, Adafactor, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from flambeau.transforms.grad import grad, value_and_grad
 from flambeau.transforms.jit import jit
 from tests.optim.small import Net, assert_same, gradients, loss
@@ -27,6 +27,8 @@ FACTORIES = [
     lambda params: SGD(params, lr=0.1),
     lambda params: SGD(params, lr=0.1, momentum=0.9, dampening=0.5),
     lambda params: AdamW(params, lr=0.1, amsgrad=True),
+    lambda params: Adagrad(params, lr=0.1, initial_accumulator_value=0.5),
+    lambda params: Adafactor(params, lr=0.1),
     lambda params: Optimizer(params, optax.adam, learning_rate=0.1),
     lambda params: Optimizer(params, optax.noisy_sgd(0.1, key=jax.random.key(0))),
 ]
@@ -187,14 +189,33 @@ def test_numbers_read_as_they_were_written(value: float) -> None:
     assert type(group["lr"]) is float and group["lr"] == value
 
 
-@pytest.mark.parametrize("value", [1e-3, 3e-4, 0.9, 0.1 * 0.9, 1e-8, 123456.0])
-def test_numbers_read_as_decimals_in_32_bits(value: float) -> None:
-    """Not as 0.0010000000474974513, and reading and writing back again and again changes nothing."""
+@pytest.mark.parametrize("value", [1e-3, 3e-4, 0.9, 1 / 3, 1e-8, 123456.0, 5e-324])
+def test_numbers_are_exact_in_32_bits(value: float) -> None:
+    """Whatever the width of the array: a number that is multiplied again and again goes the way of PyTorch's."""
     with jax.enable_x64(False):
         optimizer = Adam(Net(dtype=np.float32).parameters(), lr=value, betas=(0.9, 0.999))
         group = optimizer.param_groups[0]
-        assert group["lr"] == pytest.approx(value, rel=1e-7)
-        assert len(str(group["lr"])) <= 12 and group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8
+        assert group["lr"] == value and group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8
+        for _ in range(100):
+            group["lr"] *= 0.9
+            value *= 0.9
+        assert group["lr"] == value
+        for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            assert twin.param_groups[0]["lr"] == value
+
+
+@pytest.mark.parametrize("value", [1e-3, 3e-4, 0.9, 1e-8, 123456.0])
+def test_numbers_read_as_decimals_after_a_compiled_function(value: float) -> None:
+    """Not as 0.0010000000474974513, and reading and writing back again and again changes nothing."""
+    with jax.enable_x64(False):
+        group = SGD(Net(dtype=np.float32).parameters(), lr=value * 2).param_groups[0]
+
+        @jit
+        def halve() -> None:
+            group["lr"] *= 0.5
+
+        halve()
+        assert group["lr"] == pytest.approx(value, rel=1e-7) and len(str(group["lr"])) <= 12
         read = group["lr"]
         group["lr"] = group["lr"]
         assert group["lr"] == read
@@ -227,10 +248,23 @@ def test_an_array_given_as_a_number_stays_the_users() -> None:
 def test_changes_that_come_too_late() -> None:
     """State that would have had to be kept from the first step on is not made up; the group stays as it was."""
     optimizer = Adam(Net().parameters(), lr=0.1)
+    optimizer.step([jnp.ones(p.shape) for p in optimizer.param_groups[0]["params"]])
     with pytest.raises(StateError, match="'max_exp_avg_sq' from the first step on: make a new optimizer"):
         optimizer.param_groups[0]["amsgrad"] = True
     assert optimizer.param_groups[0]["amsgrad"] is False
     optimizer.step([jnp.ones(p.shape) for p in optimizer.param_groups[0]["params"]])
+
+
+def test_changes_before_the_first_step() -> None:
+    """They are what the optimizer could have been made with."""
+    net, twin = Net(), Net()
+    optimizer, its = RMSprop(net.parameters(), lr=0.1), RMSprop(twin.parameters(), lr=0.1, momentum=0.9, centered=True)
+    optimizer.param_groups[0].update(momentum=0.9, centered=True)
+    for _ in range(3):
+        optimizer.step(gradients(net))
+        its.step(gradients(twin))
+    assert_same(dict(net.state_dict()), dict(twin.state_dict()))
+    assert_same(optimizer.state_dict(), its.state_dict())
 
 
 def test_groups_added_later() -> None:
@@ -496,7 +530,7 @@ def test_state_dicts_that_do_not_fit() -> None:
         optimizer.load_state_dict(SGD([net.bias]).state_dict())
 
 
-@pytest.mark.parametrize("make", FACTORIES[:4])
+@pytest.mark.parametrize("make", FACTORIES[:6])
 def test_copies(make: Any) -> None:
     """A network and its optimizer that are copied together go on together, and apart from the originals."""
     net = Net()
