@@ -419,7 +419,8 @@ def multi_margin_loss(
         reduction: "mean", "sum" or "none".
 
     Shape:
-        input `(N, C)` or `(C,)`, target `(N,)` or `()`, weight `(C,)`, result `()`, or like target without reduction.
+        input `(N, C)`, `(C,)` or `()`, target `(N,)`, of a single row `()` or `(1,)`, weight `(C,)`, result `()`, or like
+        target without reduction.
 
     Raises:
         ShapeError: the shapes do not fit.
@@ -437,8 +438,11 @@ def multi_margin_loss(
     reduction = resolve_reduction(reduction, size_average, reduce)
     if p not in (1, 2):
         raise ValueError(f"expected p to be 1 or 2, got {p}")
-    if input.ndim not in (1, 2):
-        raise ShapeError(f"expected input (N, C) or (C,), got {describe(input)}")
+    if input.ndim > 2:
+        raise ShapeError(f"expected input (N, C), (C,) or (), got {describe(input)}")
+    shape = target.shape
+    if input.ndim < 2 and shape in ((), (1,)):
+        input, target = input.reshape(1, -1), target.reshape(1)
     axis = _class_axis(input, weight)
     labels = checked_labels(target, input, axis, None, RuntimeError)
     x = widen(input)
@@ -447,7 +451,7 @@ def multi_margin_loss(
     x = jnp.where(jnp.isnan(weights)[..., None], jnp.nan, 1) * x
     is_true = lax.broadcasted_iota(labels.dtype, x.shape, axis) == labels[..., None]
     short = jax.nn.relu(margin - _pick(x, labels, axis)[..., None] + x) ** p
-    return reduced(weights * jnp.mean(jnp.where(is_true, 0, short), axis), reduction, input.dtype)
+    return reduced((weights * jnp.mean(jnp.where(is_true, 0, short), axis)).reshape(shape), reduction, input.dtype)
 
 
 def multilabel_margin_loss(
@@ -467,7 +471,7 @@ def multilabel_margin_loss(
         reduction: "mean", "sum" or "none".
 
     Shape:
-        input and target `(N, C)` or `(C,)`, result `()`, or `(N,)` or `()` without reduction.
+        input and target `(N, C)`, `(C,)` or `()`, result `()`, or `(N,)` or `()` without reduction.
 
     Raises:
         ShapeError: the shapes do not fit.
@@ -483,10 +487,12 @@ def multilabel_margin_loss(
     """
     input = raised(input)
     reduction = resolve_reduction(reduction, size_average, reduce)
-    if input.ndim not in (1, 2) or target.shape != input.shape:
+    if input.ndim > 2 or target.shape != input.shape:
         raise ShapeError(
-            f"expected input and target (N, C) or (C,) alike, got {describe(input)} and {describe(target)}"
+            f"expected input and target (N, C), (C,) or () alike, got {describe(input)} and {describe(target)}"
         )
+    if input.ndim == 0:
+        input, target = input.reshape(1), target.reshape(1)
     check_integer(target, "target")
     classes = input.shape[-1]
     values = known(target)

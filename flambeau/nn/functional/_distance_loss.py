@@ -59,9 +59,7 @@ def cosine_similarity(x1: jax.Array, x2: jax.Array, dim: int = 1, eps: float = 1
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.cosine_similarity.html
     """
     x1, x2 = raised(x1, x2)
-    shape = check_broadcast(x1=x1, x2=x2)
-    if not shape:
-        raise ShapeError("expected vectors, got two numbers")
+    shape = check_broadcast(x1=x1, x2=x2) or (1,)  # two numbers count as vectors, of which 0 is the only dimension
     axis = axis_of(dim, len(shape))
     dtype, (a, b) = promoted(x1, x2)
     a, b = jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape)
