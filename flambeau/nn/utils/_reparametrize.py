@@ -11,7 +11,7 @@ from flambeau.core.frame import Frame
 from flambeau.core.module import Module
 from flambeau.core.suggest import suggestion
 
-__all__ = ["check_made", "check_outside", "compiling", "parameter_of", "take_hook"]
+__all__ = ["check_made", "check_outside", "compiling", "hook_of", "parameter_of", "take_hook"]
 
 
 def compiling(since: Frame | None = None) -> bool:
@@ -64,6 +64,11 @@ def parameter_of(module: Module, name: str, action: str) -> Parameter:
         raise AttributeError(f"{type(module).__name__} has no parameter {name!r}{suggestion(name, parameters)}")
     check_made(parameters[name], name, action)
     return parameters[name]
+
+
+def hook_of(kind: type, name: str) -> Callable[[Any], bool]:
+    """Which functions are hooks of that kind for the attribute `name`."""
+    return lambda function: isinstance(function, kind) and function.name == name
 
 
 def take_hook(module: Module, kind: str, wanted: Callable[[Any], bool]) -> Any:

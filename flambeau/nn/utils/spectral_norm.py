@@ -13,7 +13,7 @@ from flambeau.core.cell import Parameter, copy
 from flambeau.core.hooks import hooks_of
 from flambeau.core.module import Module
 from flambeau.nn.utils._norms import as_matrix, default_dim, power_step, precise_matmul, random_unit
-from flambeau.nn.utils._reparametrize import check_outside, parameter_of, take_hook
+from flambeau.nn.utils._reparametrize import check_outside, hook_of, parameter_of, take_hook
 
 __all__ = ["remove_spectral_norm", "spectral_norm"]
 
@@ -145,7 +145,8 @@ def spectral_norm(
     https://docs.pytorch.org/docs/2.13/generated/torch.nn.utils.spectral_norm.html
     """
     check_outside(module, "normalizing the weight of")
-    if any(_is_of(hook.function, name) for hook in hooks_of(module, "_forward_pre_hooks")):
+    is_own = hook_of(SpectralNorm, name)
+    if any(is_own(hook.function) for hook in hooks_of(module, "_forward_pre_hooks")):
         raise RuntimeError(f"Cannot register two spectral_norm hooks on the same parameter {name}")
     hook = SpectralNorm(name, n_power_iterations, default_dim(module) if dim is None else dim, eps)
     transaction(module, lambda: hook.put_on(module))
@@ -177,19 +178,9 @@ def remove_spectral_norm(module: ModuleT, name: str = "weight") -> ModuleT:
 
 
 def _remove(module: Module, name: str) -> None:
-    hook = take_hook(module, "_forward_pre_hooks", lambda function: _is_of(function, name))
+    hook = take_hook(module, "_forward_pre_hooks", hook_of(SpectralNorm, name))
     if hook is None:
         raise ValueError(f"spectral_norm of '{name}' not found in {module}")
-    take_hook(
-        module, "_state_dict_hooks", lambda function: isinstance(function, _NoteVersion) and function.name == name
-    )
-    take_hook(
-        module,
-        "_load_state_dict_pre_hooks",
-        lambda function: isinstance(function, _ReadOlder) and function.name == name,
-    )
+    take_hook(module, "_state_dict_hooks", hook_of(_NoteVersion, name))
+    take_hook(module, "_load_state_dict_pre_hooks", hook_of(_ReadOlder, name))
     hook.take_off(module)
-
-
-def _is_of(function: Any, name: str) -> bool:
-    return isinstance(function, SpectralNorm) and function.name == name

@@ -11,7 +11,7 @@ from flambeau.core.cell import Parameter
 from flambeau.core.hooks import hooks_of
 from flambeau.core.module import Module
 from flambeau.nn.utils._norms import norm_except_dim, weight_of
-from flambeau.nn.utils._reparametrize import check_outside, parameter_of, take_hook
+from flambeau.nn.utils._reparametrize import check_outside, hook_of, parameter_of, take_hook
 
 __all__ = ["remove_weight_norm", "weight_norm"]
 
@@ -76,7 +76,8 @@ def weight_norm(module: ModuleT, name: str = "weight", dim: int | None = 0) -> M
     https://docs.pytorch.org/docs/2.13/generated/torch.nn.utils.weight_norm.html
     """
     check_outside(module, "normalizing the weight of")
-    if any(_is_of(hook.function, name) for hook in hooks_of(module, "_forward_pre_hooks")):
+    is_own = hook_of(WeightNorm, name)
+    if any(is_own(hook.function) for hook in hooks_of(module, "_forward_pre_hooks")):
         raise RuntimeError(f"Cannot register two weight_norm hooks on the same parameter {name}")
     hook = WeightNorm(name, -1 if dim is None else dim)
     transaction(module, lambda: hook.put_on(module))
@@ -108,11 +109,7 @@ def remove_weight_norm(module: ModuleT, name: str = "weight") -> ModuleT:
 
 
 def _remove(module: Module, name: str) -> None:
-    hook = take_hook(module, "_forward_pre_hooks", lambda function: _is_of(function, name))
+    hook = take_hook(module, "_forward_pre_hooks", hook_of(WeightNorm, name))
     if hook is None:
         raise ValueError(f"weight_norm of '{name}' not found in {module}")
     hook.take_off(module)
-
-
-def _is_of(function: Any, name: str) -> bool:
-    return isinstance(function, WeightNorm) and function.name == name
