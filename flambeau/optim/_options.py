@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["decay_rates", "is_off", "limited", "number", "switch"]
+__all__ = ["adam_options", "is_off", "limited", "number", "switch"]
 
 
 def number(what: str, value: Any, low: float = -np.inf, high: float = np.inf, below: float | None = None) -> Any:
@@ -32,12 +32,23 @@ def limited(what: str, value: Any, low: float = -np.inf, high: float = np.inf) -
     return _checked(what, value, lambda value: low <= value <= high, f"{what} should be {limit} but is: {{}}")
 
 
-def decay_rates(value: Any) -> tuple[Any, Any]:
+def _decay_rates(value: Any) -> tuple[Any, Any]:
     """The two decay rates of Adam and its kin."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ValueError(f"Invalid betas: expected two numbers, got {value!r}")
     first, second = (number(f"beta parameter at index {i}", beta, low=0, below=1) for i, beta in enumerate(value))
     return first, second
+
+
+def adam_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with those that Adam and its kin have in common checked."""
+    return {
+        **options,
+        "lr": number("learning rate", options["lr"], low=0),
+        "betas": _decay_rates(options["betas"]),
+        "eps": number("epsilon value", options["eps"], low=0),
+        "weight_decay": switch(number("weight_decay value", options["weight_decay"], low=0)),
+    }
 
 
 def _checked(what: str, value: Any, fits: Callable[[Any], bool], complaint: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import optax
 
-from flambeau.optim._options import decay_rates, number, switch
+from flambeau.optim._options import adam_options
 from flambeau.optim._parts import descent
 from flambeau.optim.optimizer import Optimizer, Params
 
@@ -79,13 +79,7 @@ class Adamax(Optimizer):
         )
 
     def _check_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {
-            **options,
-            "lr": number("learning rate", options["lr"], low=0),
-            "betas": decay_rates(options["betas"]),
-            "eps": number("epsilon value", options["eps"], low=0),
-            "weight_decay": switch(number("weight_decay value", options["weight_decay"], low=0)),
-        }
+        return adam_options(options)
 
 
 def _adamax(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flambeau.optim._options import decay_rates, number, switch
+from flambeau.optim._options import adam_options, number
 from flambeau.optim._parts import descent
 from flambeau.optim.optimizer import Optimizer, Params
 
@@ -86,11 +86,7 @@ class NAdam(Optimizer):
 
     def _check_options(self, options: dict[str, Any]) -> dict[str, Any]:
         return {
-            **options,
-            "lr": number("learning rate", options["lr"], low=0),
-            "betas": decay_rates(options["betas"]),
-            "eps": number("epsilon value", options["eps"], low=0),
-            "weight_decay": switch(number("weight_decay value", options["weight_decay"], low=0)),
+            **adam_options(options),
             "momentum_decay": number("momentum_decay value", options["momentum_decay"], low=0),
         }
 
