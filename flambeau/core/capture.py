@@ -8,7 +8,7 @@ and replays it at each call, on any nodes of the same structure; a transparent o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -23,10 +23,10 @@ from flambeau.core.containers import ObservedList, holds_arrays, is_mutable, map
 from flambeau.core.frame import Frame, Journal, TupleStep, Twin, Unmade
 from flambeau.core.gradients import Gradients
 from flambeau.core.objects import fields, put_fields, same_fields
-from flambeau.core.structure import Structure
+from flambeau.core.structure import Structure, fingerprint
 from flambeau.core.tree import MISSING, Node, Registry
 
-__all__ = ["Context", "Outcome", "abstractly", "collect", "commit", "making", "transaction", "transparently"]
+__all__ = ["Change", "Context", "Outcome", "abstractly", "collect", "commit", "making", "transaction", "transparently"]
 
 
 class Context:
@@ -54,6 +54,15 @@ class Effect(NamedTuple):
 
     find: Build
     apply: Callable[[Any, Context], None]
+    adds: bool = False  # whether to make it twice is another thing than to make it once
+
+
+class Change(NamedTuple):
+    """An effect in a recipe, as messages name it."""
+
+    verb: str
+    what: str
+    place: Hashable
 
 
 class Outcome(NamedTuple):
@@ -65,11 +74,15 @@ class Outcome(NamedTuple):
     plain: Callable[[Sequence[Any]], Any] | None = None  # the result from the arrays alone, where that is all there is
 
     def apply(self, context: Context) -> Any:
-        """Makes the changes other than to written cells, and gives the result."""
+        """Makes the changes, other than to written cells, and gives the result."""
+        self.change(context)
+        return self.result(context)
+
+    def change(self, context: Context) -> None:
+        """Makes the changes."""
         targets = [effect.find(context) for effect in self.effects]
         for effect, target in zip(self.effects, targets, strict=True):
             effect.apply(target, context)
-        return self.result(context)
 
 
 class _Collector:
@@ -82,6 +95,8 @@ class _Collector:
         self.taken = {id(array) for array in inputs}
         self.cell_arrays = {id(value) for value in frame.initial.values()}
         self.cell_arrays.update(id(array) for arrays in frame.container_inputs.values() for array in arrays)
+        # What the instructions do, in words: of two programs whose recipes are equal, the n-th arrays mean the same.
+        self.recipe: list[Hashable] = []
         self.new: dict[int, Build] = {}
         self.alive: list[Any] = []  # what `new` knows by its id
         if structure is None:
@@ -134,6 +149,7 @@ class _Collector:
         node, name, *keys = twin.locator
         holder = self.node(node)
         assert holder is not None  # a twin is made of a bound node's container only
+        self.recipe.append((self._place(node), name, *map(fingerprint, keys)))
 
         def find(context: Context) -> Any:
             found = getattr(holder(context), name)
@@ -154,6 +170,7 @@ class _Collector:
     def encode(self, value: Any, *, numbers: bool = False) -> Build:
         """Instructions that build `value`. `numbers`: Python and numpy numbers become arrays, as in the result of `jax.jit`."""
         if isinstance(value, jax.Array):
+            self.recipe.append("array")
             index = self.emit(value)
             return lambda context: context.outs[index]
         if numbers and isinstance(value, (bool, int, float, complex, np.ndarray, np.generic)):
@@ -164,6 +181,7 @@ class _Collector:
         if isinstance(value, (Node, Cell)):
             known = self.node(value) if isinstance(value, Node) else self.cell(value)
             if known is not None:
+                self.recipe.append(self._place(value))
                 return known
             if not self.frame.created(value):
                 self.frame.abandon(value)  # it was there before, and has to be bound so that it stays itself
@@ -176,7 +194,9 @@ class _Collector:
             return self._shared_container(value, numbers)
         leaves, treedef = jax.tree.flatten(value)
         if jax.tree_util.treedef_is_leaf(treedef) or value is None:
+            self.recipe.append(fingerprint(value))
             return lambda context: value
+        self.recipe.append(treedef)
         builds = [self.encode(leaf, numbers=numbers) for leaf in leaves]
         return lambda context: jax.tree.unflatten(treedef, [build(context) for build in builds])
 
@@ -185,6 +205,7 @@ class _Collector:
         leaves, treedef = jax.tree.flatten(value, is_leaf=lambda part: isinstance(part, Gradients))
         if self.frame.twin_values or not all(isinstance(leaf, jax.Array) for leaf in leaves):
             return None
+        self.recipe.append(treedef)
         start = len(self.arrays)
         stop = start + len([self.emit(leaf) for leaf in leaves])
         if leaves and jax.tree_util.treedef_is_leaf(treedef):
@@ -195,7 +216,7 @@ class _Collector:
         """A mutable container that may stand in several places: one new object for all of them."""
         known = self.new.get(id(value))
         if known is not None:
-            return known
+            return self._again(known, value)
         template = len(self.alive)  # its number: the value itself holds tracers, which must not live on
         self.alive.append(value)
         contents = self._container(value, numbers)
@@ -210,6 +231,8 @@ class _Collector:
 
     def _container(self, value: Any, numbers: bool) -> Build:
         builds: list[Build] = []
+        keys = map(fingerprint, value) if isinstance(value, (dict, set)) else ()
+        self.recipe.append((type(value), len(value), frozenset(keys) if isinstance(value, set) else tuple(keys)))
         shell = map_container(value, lambda key, item: builds.append(self.encode(item, numbers=numbers)))
 
         def build(context: Context) -> Any:
@@ -219,6 +242,7 @@ class _Collector:
         return build
 
     def _gradients(self, gradients: Gradients) -> Build:
+        self.recipe.append((Gradients, tuple(gradients), tuple(map(self._place, gradients.owners().values()))))
         builds = [(name, self.encode(gradient)) for name, gradient in gradients.items()]
         owners = [(name, self.cell(parameter)) for name, parameter in gradients.owners().items()]
 
@@ -232,7 +256,8 @@ class _Collector:
         """A cell that the function made: a new one at each application."""
         known = self.new.get(id(cell))
         if known is not None:
-            return known
+            return self._again(known, cell)
+        self.recipe.append((type(cell), cell.trainable, cell in self.frame.values))
         index = self.emit(self.frame.values[cell], for_cell=True) if cell in self.frame.values else None
         template = cell
 
@@ -249,7 +274,8 @@ class _Collector:
         """A node that the function made: a new one of the same contents at each application."""
         known = self.new.get(id(node))
         if known is not None:
-            return known
+            return self._again(known, node)
+        self.recipe.append((type(node), *((name, tuple(registry)) for name, registry in node._registries())))
         entries: list[tuple[str | None, str, Build]] = []
 
         def build(context: Context) -> Any:
@@ -266,8 +292,24 @@ class _Collector:
         self.new[id(node)] = build
         for registry_name, registry in node._registries():
             entries.extend((registry_name, name, self.encode(item)) for name, item in registry.items())
-        entries.extend((None, name, self.encode(value)) for name, value in list(node._statics()))
+        entries.extend((None, name, self.encode(value)) for name, value in self._named(node._statics()))
         return build
+
+    def _named(self, entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        for name, value in list(entries):
+            self.recipe.append(name)
+            yield name, value
+
+    def _again(self, known: Build, value: Any) -> Build:
+        """What is to be built once, at a further place."""
+        self.recipe.append(("again", list(self.new).index(id(value))))
+        return known
+
+    def _place(self, thing: Node | Cell) -> Hashable:
+        """Which one of the bound nodes or cells it is."""
+        if isinstance(thing, Cell):
+            return Cell, self.cell_index.get(thing)
+        return Node, self.node_index.get(id(thing))
 
     # -- effects --------------------------------------------------------------------------------------------------------
 
@@ -301,11 +343,19 @@ class _Collector:
         assert target is not None  # frames let only bound nodes change
         return target
 
+    def _effect(self, verb: str, thing: Node | Cell, name: str = "") -> None:
+        self.recipe.append(
+            Change(verb, f"{type(thing).__name__}.{name}" if name else "requires_grad", self._place(thing))
+        )
+
     def _assign(self, node: Node, name: str, value: Any) -> Effect:
+        self._effect("assigns", node, name)
         build = self.encode(value)
         return Effect(self._target(node), lambda target, context: setattr(target, name, build(context)))
 
     def _delete(self, node: Node, name: str) -> Effect:
+        self._effect("deletes", node, name)
+
         def apply(target: Node, context: Context) -> None:
             if name in target.__dict__:
                 Node.__delattr__(target, name)
@@ -314,6 +364,7 @@ class _Collector:
 
     def _drop(self, node: Node, name: str) -> Effect:
         """Takes a container away, and nothing that has its name by now."""
+        self._effect("deletes", node, name)
 
         def apply(target: Node, context: Context) -> None:
             if running.frame is not None:
@@ -325,6 +376,8 @@ class _Collector:
 
     def _registry(self, node: Node, registry: Registry) -> Effect:
         registry_name = next(name for name, own in node._registries() if own is registry)
+        self._effect("changes", node, registry_name)
+        self.recipe.append(tuple(registry))
         entries = [(name, self.encode(item)) for name, item in registry.items()]
 
         def apply(target: Node, context: Context) -> None:
@@ -338,20 +391,29 @@ class _Collector:
 
     def _flag(self, parameter: Parameter) -> Effect:
         flag = parameter._requires_grad
+        self._effect("sets" if flag else "clears", parameter)
         target = self.cell(parameter)
         assert target is not None
         return Effect(target, lambda target, context: target.requires_grad_(flag))
 
     def _fields(self, position: int, held: Any) -> Effect:
+        thing = type(self.frame.watched[position][0]).__name__
+        self.recipe.append(Change("changes", f"a {thing}", position))
+        if isinstance(held, np.ndarray):
+            self.recipe.append(fingerprint(held))
         build = (lambda context: held) if isinstance(held, np.ndarray) else self._container(held, False)
         return Effect(
             lambda context: context.watched[position][0], lambda target, context: put_fields(target, build(context))
         )
 
     def _refill(self, twin: Twin) -> Effect:
+        node, name = twin.locator[:2]
+        self._effect("fills", node, name)
         if isinstance(twin.value, ObservedList) and not twin.value.loaded:
             more = [self.encode(item) for item in twin.value.raw()]
-            return Effect(self.origin(twin), lambda target, context: target.extend([build(context) for build in more]))
+            return Effect(
+                self.origin(twin), lambda target, context: target.extend([build(context) for build in more]), adds=True
+            )
         contents = self._container(twin.value, False)
         return Effect(self.origin(twin), lambda target, context: refill(target, contents(context)))
 
@@ -365,13 +427,19 @@ def _has_changed(twin: Twin) -> bool:
 
 
 def collect(
-    frame: Frame, result: Any, structure: Structure | None = None, inputs: Sequence[Any] = ()
+    frame: Frame,
+    result: Any,
+    structure: Structure | None = None,
+    inputs: Sequence[Any] = (),
+    *,
+    numbers: bool = False,
 ) -> tuple[Outcome, list[Any], _Collector]:
     """Lists what a function that ran in `frame` changed and returned. Call it while the frame is active.
 
     Args:
         structure: of the bound nodes, for a compiling frame; its outcome then refers to nodes and cells by their position.
         inputs: every array that came in, which no cell may share.
+        numbers: whether Python and numpy numbers in the result become arrays.
     """
     collector = _Collector(frame, structure, inputs)
     written = []
@@ -383,7 +451,7 @@ def collect(
     effects = collector.effects()
     plain = collector.plain_result(result)
     if plain is None:
-        outcome = Outcome(written, effects, collector.encode(result, numbers=frame.opaque))
+        outcome = Outcome(written, effects, collector.encode(result, numbers=numbers))
     else:
         outcome = Outcome(written, effects, lambda context: plain(context.outs), None if effects else plain)
     return outcome, collector.arrays, collector

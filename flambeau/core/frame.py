@@ -317,6 +317,15 @@ class Frame(Journal):
             return slot[2] is not MISSING
         return self.parent.has_container(node, name) if self.parent is not None else name in node._containers
 
+    def containers_of(self, node: Node) -> dict[str, Any]:
+        """The node's containers by name: those that were assigned here, and the others as they are outside."""
+        found: dict[str, Any] = node._containers if self.parent is None else self.parent.containers_of(node)
+        own = [name for holder, name in self.slot_writes if holder == id(node)]
+        if own:
+            found = {**found, **{name: self.slots[id(node), name][2] for name in own}}
+            found = {name: value for name, value in found.items() if value is not MISSING}
+        return found
+
     def _twin(self, origin: Any, node: Node, name: str) -> Any:
         known = self.twins.get(id(origin))
         if known is not None:

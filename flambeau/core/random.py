@@ -19,6 +19,7 @@ from flambeau.core.tree import Node
 
 __all__ = [
     "Generator",
+    "Key",
     "default_generator",
     "get_rng_state",
     "initial_seed",
@@ -27,6 +28,12 @@ __all__ = [
     "seed",
     "set_rng_state",
 ]
+
+
+class Key(Cell):
+    """The cell of a generator's key: `fb.vmap` gives each element a key of its own."""
+
+    __slots__ = ()
 
 
 class Generator(Node):
@@ -46,9 +53,9 @@ class Generator(Node):
 
     def __init__(self, device: Any = None) -> None:
         self.device = device
-        self._key = _unplaced_cell(_key_data(0))
+        self._key = _unplaced_cell(Key, _key_data(0))
         # A cell too: a static attribute would make each seed a structure of its own, and each compile anew.
-        self._start = _unplaced_cell(_key_data(0))
+        self._start = _unplaced_cell(Cell, _key_data(0))
 
     def manual_seed(self, seed: int) -> Generator:
         """Starts the sequence that belongs to `seed`, any integer of 64 bits."""
@@ -107,9 +114,9 @@ def _key_data(seed: int) -> np.ndarray:
     return np.array([(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
 
 
-def _unplaced_cell(value: np.ndarray) -> Cell:
+def _unplaced_cell(kind: type[Cell], value: np.ndarray) -> Cell:
     """A cell with an array of numpy: importing the package must not start JAX's backend, which the user may yet configure."""
-    cell = object.__new__(Cell)
+    cell = object.__new__(kind)
     cell._value, cell._exposed = value, True
     if running.frame is not None:
         running.frame.create(cell, jnp.asarray(value))

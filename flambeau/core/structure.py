@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter, clock, running
-from flambeau.core.containers import is_mutable, items
+from flambeau.core.containers import ObservedList, is_mutable, items
 from flambeau.core.objects import fields, same_fields
 from flambeau.core.tree import Node
 
@@ -125,7 +125,7 @@ class _Weak(Sequence[Node]):
 class Structure:
     """The walk over some root nodes. `valid()` says, at the cost of a comparison, whether it still holds."""
 
-    __slots__ = ("cell_index", "cells", "clock", "key", "node_index", "nodes", "watched")
+    __slots__ = ("cell_index", "cells", "clock", "key", "node_index", "nodes", "roots", "watched")
 
     def __init__(self, roots: Iterable[Node | Cell]) -> None:
         self.clock = clock.structure
@@ -134,13 +134,15 @@ class Structure:
         self.cell_index: dict[Cell, int] = {}
         self.node_index: dict[int, int] = {}
         watched: list[Any] = []
-        self.key = tuple(self._visit(root, watched) for root in roots)
+        self.roots = tuple(roots)
+        self.key = tuple(self._visit(root, watched) for root in self.roots)
         unique = {id(thing): thing for thing in watched}
         self.watched = [(thing, fields(thing)) for thing in unique.values()]
 
     def release(self) -> None:
         """Keeps the nodes no longer alive: what is remembered of a call must not be the last to hold a model."""
         self.nodes = _Weak(self.nodes)
+        self.roots = ()
 
     def position(self, node: Node) -> int | None:
         """The node's place in the walk."""
@@ -201,10 +203,9 @@ class Structure:
     def _inside_containers(self, node: Node, watched: list[Any]) -> Hashable:
         """Names, and the nodes and cells that plain containers hold: bound too, though `parameters()` does not see them."""
         found: list[Hashable] = []
-        frame = running.frame
-        for name, value in node._containers.items():
-            if frame is None or frame.has_container(node, name):
-                found.append((name, *(self._visit(inner, watched) for inner in nodes_inside(value))))
+        containers = node._containers if running.frame is None else running.frame.containers_of(node)
+        for name, value in containers.items():
+            found.append((name, *(self._visit(inner, watched) for inner in nodes_inside(value))))
         return tuple(found)
 
 
@@ -215,7 +216,8 @@ def nodes_inside(container: Any, seen: set[int] | None = None) -> list[Node | Ce
         return []
     seen.add(id(container))
     found: list[Node | Cell] = []
-    for item in items(container):
+    # A list that was only appended to must not be read for this; what it holds besides is found where it comes from.
+    for item in container.raw() if isinstance(container, ObservedList) else items(container):
         if isinstance(item, (Node, Cell)):
             found.append(item)
         elif is_mutable(item) or isinstance(item, tuple):
@@ -241,5 +243,6 @@ def container_spec(value: Any, arrays: list[Any], structure: Structure) -> Hasha
     if isinstance(value, set):
         return (set, frozenset(map(fingerprint, value)))
     if isinstance(value, tuple) or is_mutable(value):
-        return (type(value), *(container_spec(item, arrays, structure) for item in value))
+        kind = list if isinstance(value, ObservedList) else type(value)
+        return (kind, *(container_spec(item, arrays, structure) for item in value))
     return fingerprint(value)

@@ -17,9 +17,10 @@ from flambeau.core.capture import Context, Outcome
 from flambeau.core.cell import Cell, clock, running
 from flambeau.core.gradients import Gradients
 from flambeau.core.structure import Structure, container_spec, signature
-from flambeau.core.tree import MISSING, Node
+from flambeau.core.tree import Node
+from flambeau.transforms._trace import container
 
-__all__ = ["Arguments", "Call", "Program", "container", "key_of"]
+__all__ = ["Arguments", "Call", "Program", "key_of"]
 
 
 class Program(NamedTuple):
@@ -147,10 +148,3 @@ def key_of(kind: type) -> Callable[[Any], Hashable]:
     if issubclass(kind, (np.ndarray, np.generic)):
         return lambda leaf: (leaf.shape, leaf.dtype, "numpy")
     return type if issubclass(kind, (bool, int, float, complex)) else lambda leaf: None
-
-
-def container(node: Node, name: str) -> Any:
-    """One of a node's containers, as it is here: inside of a transform, the frame's twin of it."""
-    if running.frame is not None:
-        return running.frame.read_container(node, name)
-    return node._containers.get(name, MISSING)

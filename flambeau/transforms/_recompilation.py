@@ -7,13 +7,14 @@ from collections.abc import Hashable
 from typing import Any
 
 from flambeau._errors import RecompilationWarning
+from flambeau.core.location import users_stacklevel
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure
 
-__all__ = ["Watch"]
+__all__ = ["PATIENCE", "Watch", "difference", "warn_restless"]
 
 _REGISTRIES = frozenset(Module._registry_names)
-_PATIENCE = 3  # compilations for one and the same reason, before it is said
+PATIENCE = 3  # compilations for one and the same reason, before it is said
 
 
 class Watch:
@@ -39,7 +40,7 @@ class Watch:
 
     def _count(self, path: str, what: str, cure: str) -> None:
         self.counts[path] = self.counts.get(path, 1) + 1
-        if self.counts[path] >= _PATIENCE and path not in self.said:
+        if self.counts[path] >= PATIENCE and path not in self.said:
             self.said.add(path)
             warnings.warn(
                 f"{self.name} was compiled {self.counts[path]} times because `{path}` {what}. "
@@ -47,6 +48,16 @@ class Watch:
                 RecompilationWarning,
                 stacklevel=6,
             )
+
+
+def warn_restless(name: str, what: str) -> None:
+    """Says why a loop is traced step by step."""
+    warnings.warn(
+        f"fb.{name} traced {PATIENCE} steps by themselves, since each leaves `{what}` other than it found it, which is part of "
+        f"the compiled structure. Make it a buffer (self.register_buffer), and the loop is compiled once.",
+        RecompilationWarning,
+        stacklevel=users_stacklevel(),
+    )
 
 
 def difference(old: Hashable, new: Hashable, path: str = "") -> str | None:

@@ -11,65 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flambeau._errors import DtypeError, ShapeError
-from flambeau.core.capture import collect, commit, making, transparently
-from flambeau.core.cell import Cell, Parameter, running
-from flambeau.core.frame import Frame
-from flambeau.core.gradients import Gradients
-from flambeau.core.module import Module
+from flambeau.core.capture import making, transparently
+from flambeau.transforms._differentiation import Differentiated
 
 __all__ = ["grad", "value_and_grad"]
-
-
-class _Target:
-    """One argument with respect to which is differentiated: a module stands for its trainable parameters."""
-
-    def __init__(self, name: str, argument: Any) -> None:
-        self.module = isinstance(argument, (Module, Parameter))
-        self.argument = argument
-        self.parameters: dict[str, Parameter] = {}
-        if isinstance(argument, Module):
-            self.parameters = {name: p for name, p in argument.named_parameters() if p.requires_grad}
-            if not self.parameters:
-                raise ValueError(
-                    f"{name}: {type(argument).__name__} has no parameter with requires_grad=True to differentiate with "
-                    f"respect to; call requires_grad_() on those that you want gradients of"
-                )
-        elif isinstance(argument, Parameter):
-            self.parameters = {"": argument}
-        for leaf in () if self.module else jax.tree.leaves(argument):
-            if isinstance(leaf, (Module, Cell)):
-                raise TypeError(
-                    f"{name}: an argument that is differentiated is a module or holds arrays only; got a "
-                    f"{type(leaf).__name__} inside of a {type(argument).__name__}. Put modules into an nn.ModuleList."
-                )
-
-    def values(self) -> Any:
-        return [parameter.get() for parameter in self.parameters.values()] if self.module else self.argument
-
-    def bind(self, frame: Frame, values: Any) -> Any:
-        """Puts the differentiated values in place; gives the argument for the function."""
-        if not self.module:
-            return values
-        frame.bind(self.parameters.values(), values)
-        return self.argument
-
-    def gradients(self, values: Any) -> Any:
-        if isinstance(self.argument, Parameter):
-            return values[0]
-        if self.module:
-            return Gradients(zip(self.parameters, values, strict=True), self.parameters)
-        return values
-
-
-def _check_inputs(name: str, inputs: list[Any], holomorphic: bool, allow_int: bool) -> None:
-    expected = jnp.complexfloating if holomorphic else jnp.inexact
-    for leaf in () if allow_int and not holomorphic else jax.tree.leaves(inputs):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, expected):
-            cure = "pass complex arrays, or leave holomorphic out" if holomorphic else "cast it, or pass allow_int=True"
-            raise DtypeError(
-                f"{name}: expected {expected.__name__} arrays to differentiate with respect to, got {dtype}; {cure}"
-            )
 
 
 def _check_value(name: str, value: Any, holomorphic: bool) -> None:
@@ -126,57 +71,21 @@ def value_and_grad(
 
     Source: https://docs.jax.dev/en/latest/_autosummary/jax.value_and_grad.html
     """
-    single = isinstance(argnums, int)
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    name = getattr(fun, "__name__", type(fun).__name__)
 
     @functools.wraps(fun)
     def differentiated(*args: Any, **kwargs: Any) -> Any:
-        return making(lambda: once(*args, **kwargs))
+        # In a frame of its own: a backward hook that raises takes back what the forward wrote, too.
+        return making(lambda: transparently(lambda: once(args, kwargs)))
 
-    def once(*args: Any, **kwargs: Any) -> Any:
-        if not args:
-            raise TypeError(
-                f"{name}: fb.grad differentiates with respect to positional argument {numbers[0]}, and there is none. "
-                f"Pass the module: fb.value_and_grad(lambda net: ...)(net)"
-            )
-        positions = [n + len(args) if n < 0 else n for n in numbers]
-        if not all(0 <= n < len(args) for n in positions):
-            raise ValueError(f"{name}: argnums {argnums} does not fit a call with {len(args)} positional arguments")
-        targets = [_Target(name, args[n]) for n in positions]
-        frame = Frame()
-        if running.frame is not None:
-            for target in targets:
-                if isinstance(target.argument, Module):
-                    running.frame.require(target.argument)
-        made: list[Any] = []
-
-        def pure(differentiable: list[Any]) -> Any:
-            with frame.active():
-                given = list(args)
-                for n, target, values in zip(positions, targets, differentiable, strict=True):
-                    given[n] = target.bind(frame, values)
-                result = fun(*given, **kwargs)
-                value, aux = result if has_aux else (result, None)
-                outcome, arrays, collector = collect(frame, aux)
-            made.extend((outcome, collector))
-            return value, arrays
-
-        def both_passes() -> Any:
-            inputs = [target.values() for target in targets]
-            _check_inputs(name, inputs, holomorphic, allow_int)
-            value, pull, arrays = jax.vjp(pure, inputs, has_aux=True)
-            value = jnp.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else value
-            _check_value(name, value, holomorphic)
-            # What the forward wrote is in place before backward hooks run, as in eager execution.
-            outcome, collector = made
-            aux = commit(frame, outcome, collector, arrays)
-            (gradients,) = pull(jnp.ones_like(value))
-            gradients = tuple(target.gradients(g) for target, g in zip(targets, gradients, strict=True))
-            return ((value, aux) if has_aux else value), (gradients[0] if single else gradients)
-
-        # A backward hook that raises takes back what the forward wrote, too.
-        return transparently(both_passes)
+    def once(args: Any, kwargs: Any) -> Any:
+        call = Differentiated(fun, args, kwargs, argnums, has_aux, holomorphic, allow_int)
+        value, pull, arrays = jax.vjp(call.pure, call.inputs, has_aux=True)
+        value = jnp.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else value
+        _check_value(call.name, value, holomorphic)
+        # What the forward wrote is in place before backward hooks run, as in eager execution.
+        aux = call.commit(arrays)
+        gradients = call.gradients(pull(jnp.ones_like(value))[0])
+        return ((value, aux) if has_aux else value), (gradients[0] if call.single else gradients)
 
     return differentiated
 

@@ -21,16 +21,17 @@ from jax.core import Tracer
 from flambeau._errors import StateError
 from flambeau.core import hidden, raw
 from flambeau.core.autocast import settings
-from flambeau.core.capture import Outcome, collect, making
+from flambeau.core.capture import making
 from flambeau.core.cell import Cell, clock, copy, running, writing
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
 from flambeau.core.module import Module
-from flambeau.core.structure import Structure, container_spec, fingerprint
+from flambeau.core.structure import Structure, fingerprint
 from flambeau.core.tree import Node
-from flambeau.transforms._program import Arguments, Call, Program, container, key_of
+from flambeau.transforms._program import Arguments, Call, Program, key_of
 from flambeau.transforms._recompilation import Watch
 from flambeau.transforms._sources import Source, direct_sources, find_source, functions_of
+from flambeau.transforms._trace import Traced, trace
 
 __all__ = ["Jitted", "jit"]
 
@@ -226,44 +227,17 @@ class Jitted(Generic[P, R]):
     def _compile(
         self, frame: Frame, arguments: Arguments, statics: Any, structure: Structure, reads: list[Any]
     ) -> Program:
-        frame.bound_nodes = frozenset(structure.node_index)
-        frame.watched = structure.watched
-        contents: list[list[Any]] = []
-        for node, name in reads:
-            arrays: list[Any] = []
-            container_spec(container(node, name), arrays, structure)
-            contents.append(arrays)
-        outcomes: list[Outcome] = []
         function: Callable[..., Any] = self._fun
 
-        def pure(cells: list[Any], containers: list[list[Any]], arrays: list[Any]) -> list[Any]:
-            with frame.active():
-                frame.bind(structure.cells, cells)
-                for (node, name), values in zip(reads, containers, strict=True):
-                    frame.container_inputs[id(node), name] = values
-                args, kwargs = self._join(*arguments.rebuild(arrays), statics)
-                result = function(*args, **kwargs)
-                if frame.unbound is not None:
-                    raise frame.unbound
-                inputs = [*cells, *(value for values in containers for value in values), *arrays]
-                outcome, outs, _ = collect(frame, result, structure, inputs)
-            outcomes.append(outcome)
-            return outs
+        def call(arrays: list[Any]) -> Any:
+            args, kwargs = self._join(*arguments.rebuild(arrays), statics)
+            return function(*args, **kwargs)
 
-        values = [_value(cell) for cell in structure.cells]
-        # Not `jax.jit(pure).trace`, which does not say what the tracers are that `pure` has from a trace around this one.
-        closed = jax.make_jaxpr(pure)(values, contents, arguments.arrays)
-        spec_of = {}
-        for node_id, name in frame.container_inputs:
-            node = structure.nodes[structure.node_index[node_id]]
-            spec_of[structure.node_index[node_id], name] = container_spec(container(node, name), [], structure)
-        # Those bound as inputs come first, in the order of the inputs.
-        bound = [(structure.node_index[id(node)], name) for node, name in reads]
-        order = [*bound, *(place for place in spec_of if place not in bound)]
-        return self._program(closed, outcomes[0], structure, [(*place, spec_of[place]) for place in order])
+        return self._program(trace(call, frame, structure, reads, arguments.arrays), structure)
 
-    def _program(self, closed: Any, outcome: Outcome, structure: Structure, reads: list[Any]) -> Program:
+    def _program(self, traced: Traced, structure: Structure) -> Program:
         """The flat compiled function: the cells that it overwrites are apart, to be donated; unused ones are left out."""
+        closed, outcome = traced.closed, traced.outcome
         invars, count = closed.jaxpr.invars, len(structure.cells)
         used = {id(var) for eqn in closed.eqns for var in eqn.invars} | {id(var) for var in closed.jaxpr.outvars}
         same = [
@@ -286,7 +260,7 @@ class Jitted(Generic[P, R]):
         rolls = donated == outcome.written
         foreign = any(isinstance(const, Tracer) for const in closed.consts)
         donating, plain = jax.jit(run, donate_argnums=0), jax.jit(run)
-        return Program(donating, plain, donated, kept, reads, outcome, not all(same), rolls, foreign)
+        return Program(donating, plain, donated, kept, traced.reads, outcome, not all(same), rolls, foreign)
 
     # -- running --------------------------------------------------------------------------------------------------------
 
@@ -370,10 +344,6 @@ class _Static:
 
 _STATIC = _Static()
 jax.tree_util.register_pytree_node(_Static, lambda _: ((), None), lambda _, __: _STATIC)
-
-
-def _value(cell: Cell) -> Any:
-    return cell._value if running.frame is None else running.frame.read(cell)
 
 
 def _lost(name: str) -> str:

@@ -39,8 +39,10 @@ def _kept(shape: tuple[int, ...], p: float, generator: Generator | None) -> jax.
     return jax.random.bernoulli(next_key(generator), jnp.float32(1 - p), shape)
 
 
-def _channels(input: jax.Array) -> tuple[int, ...]:
-    """The shape of one draw for each channel of `(N, C, *)`."""
+def _channels(input: jax.Array, training: bool) -> tuple[int, ...]:
+    """The shape of one draw for each channel of `(N, C, *)`; where nothing is drawn any input will do."""
+    if not training:
+        return input.shape
     if input.ndim < 2:
         raise ShapeError(f"expected input (N, C, *), got {describe(input)}")
     return (*input.shape[:2], *[1] * (input.ndim - 2))
@@ -137,7 +139,7 @@ def dropout1d(
     _check_probability(p)
     check_rank(input, (2, 3), "(N, C, L) or (C, L)")
     batched = input if input.ndim == 3 else input[None]
-    return _to_zero(batched, _channels(batched), p, training, generator).reshape(input.shape)
+    return _to_zero(batched, _channels(batched, training), p, training, generator).reshape(input.shape)
 
 
 def dropout2d(
@@ -174,7 +176,7 @@ def dropout2d(
     Source: https://arxiv.org/abs/1411.4280
     """
     _check_probability(p)
-    shape = _channels(input)
+    shape = _channels(input, training)
     if input.ndim == 3:
         warnings.warn(
             "dropout2d reads an input of 3 dimensions as (N, C, L), not as (C, H, W); use dropout1d for that",
@@ -230,7 +232,7 @@ def dropout3d(
             stacklevel=2,
         )
     batched = input if input.ndim == 5 else input[None]
-    return _to_zero(batched, _channels(batched), p, training, generator).reshape(input.shape)
+    return _to_zero(batched, _channels(batched, training), p, training, generator).reshape(input.shape)
 
 
 def alpha_dropout(
@@ -290,7 +292,7 @@ def feature_alpha_dropout(
 
     Raises:
         ValueError: `p` is not in [0, 1].
-        ShapeError: the input has fewer than 2 dimensions.
+        ShapeError: the input has fewer than 2 dimensions, in training.
 
     Example:
         >>> channels = feature_alpha_dropout(jnp.zeros((9, 9, 4)), training=True).reshape(-1, 4)
@@ -300,4 +302,4 @@ def feature_alpha_dropout(
     Source: https://arxiv.org/abs/1706.02515
     """
     _check_probability(p)
-    return _to_saturation(input, _channels(input), p, training, generator)
+    return _to_saturation(input, _channels(input, training), p, training, generator)

@@ -141,6 +141,8 @@ def batch_norm_with_stats(
 
     Source: https://arxiv.org/abs/1502.03167
     """
+    if input.ndim == 1 and input.size == 0:
+        return input, running_mean, running_var  # no elements and no channels, which PyTorch lets pass
     if input.ndim < 2:
         raise ShapeError(f"expected input (N, C, *), got {describe(input)}")
     axes = (0, *range(2, input.ndim)) if training else None
