@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+BENCH ?= dispatch layers
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
@@ -10,17 +11,18 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 with = $(VENV)/.with-$(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test parity check format bench clean
+.PHONY: help demo test programs parity check format bench clean
 # Two pips at once in one environment break each other.
 .NOTPARALLEL:
 
 help:
 	@echo "make demo    train the article's network on real digits"
 	@echo "make test    the tests that need no torch"
+	@echo "make programs  ten thousand random programs, for hours"
 	@echo "make parity  the tests that compare with torch"
 	@echo "make check   ruff and pyright"
 	@echo "make format  let ruff mend what it can"
-	@echo "make bench   time a compiled call against other libraries"
+	@echo "make bench   time a compiled call against other libraries, and layers against plain jax.numpy"
 	@echo "make clean   remove .venv, caches and builds"
 
 demo: $(call with,demo)
@@ -28,6 +30,9 @@ demo: $(call with,demo)
 
 test: $(call with,test)
 	$(RUN) -m pytest -q -n auto -m "not parity" tests $(ARGS)
+
+programs: $(call with,test)
+	FLAMBEAU_PROGRAMS=10000 $(RUN) -m pytest -q -n auto tests/transforms/test_programs.py $(ARGS)
 
 parity: $(call with,torch) $(call with,test)
 	$(RUN) -m pytest -q -n auto -m parity tests $(ARGS)
@@ -43,7 +48,7 @@ format: $(call with,dev)
 
 # torch comes first: its pin has to hold before another package asks for any version of it.
 bench: $(call with,torch) $(call with,bench)
-	$(RUN) benchmarks/dispatch.py $(ARGS)
+	for each in $(BENCH); do $(RUN) benchmarks/$$each.py $(ARGS) || exit; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

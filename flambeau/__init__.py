@@ -26,6 +26,7 @@ from flambeau.core.autocast import autocast, get_autocast_dtype, is_autocast_ena
 from flambeau.core.cell import Buffer, Parameter
 from flambeau.core.dtypes import get_default_dtype, set_default_dtype
 from flambeau.core.gradients import Gradients
+from flambeau.core.meta import device, init_empty
 from flambeau.core.module import Module
 from flambeau.core.random import (
     Generator,
@@ -37,10 +38,19 @@ from flambeau.core.random import (
     set_rng_state,
 )
 from flambeau.transforms import (
+    Exported,
     Jitted,
     checkpoint,
     checkpoint_sequential,
+    compilation_cache,
     cond,
+    custom_jvp,
+    custom_vjp,
+    deserialize,
+    disable_jit,
+    eval_shape,
+    explain,
+    export,
     fori_loop,
     functional_call,
     grad,
@@ -52,6 +62,7 @@ from flambeau.transforms import (
     linearize,
     map,
     scan,
+    scan_layers,
     stack_module_state,
     switch,
     value_and_grad,
@@ -72,6 +83,7 @@ __all__ = [
     "Buffer",
     "CheckpointError",
     "DtypeError",
+    "Exported",
     "FlambeauError",
     "FlambeauWarning",
     "ForwardMissingError",
@@ -90,8 +102,17 @@ __all__ = [
     "autocast",
     "checkpoint",
     "checkpoint_sequential",
+    "compilation_cache",
     "cond",
+    "custom_jvp",
+    "custom_vjp",
     "default_generator",
+    "deserialize",
+    "device",
+    "disable_jit",
+    "eval_shape",
+    "explain",
+    "export",
     "fori_loop",
     "functional_call",
     "get_autocast_dtype",
@@ -99,6 +120,7 @@ __all__ = [
     "get_rng_state",
     "grad",
     "hessian",
+    "init_empty",
     "initial_seed",
     "io",
     "is_autocast_enabled",
@@ -114,6 +136,7 @@ __all__ = [
     "optim",
     "save",
     "scan",
+    "scan_layers",
     "seed",
     "set_default_dtype",
     "set_rng_state",

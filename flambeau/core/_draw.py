@@ -23,10 +23,11 @@ from flambeau.core.random import next_key
 if TYPE_CHECKING:
     from flambeau.core.random import Generator
 
-__all__ = ["draw", "normal", "truncated_normal", "uniform"]
+__all__ = ["BLOCKS", "draw", "normal", "truncated_normal", "uniform"]
 
 # An array of up to the first size needs one small block, so that a bias costs little.
 _SMALL, _LARGE = 1 << 10, 1 << 16
+BLOCKS = "_blocks"  # the name of the call in a traced program that draws
 
 
 def uniform(key: jax.Array, count: int, dtype: np.dtype) -> jax.Array:
@@ -53,6 +54,15 @@ def _block(
     return sampler(jax.random.fold_in(key, index), count, dtype, *arguments)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _blocks(
+    sampler: Callable[..., jax.Array], key: jax.Array, blocks: int, count: int, dtype: np.dtype, *arguments: Any
+) -> jax.Array:
+    """All blocks of a sampler, end to end."""
+    indices = jnp.arange(blocks, dtype=jnp.uint32)
+    return jax.vmap(lambda index: _block(sampler, key, index, count, dtype, *arguments))(indices).reshape(-1)
+
+
 def draw(
     sampler: Callable[..., jax.Array],
     generator: Generator | None,
@@ -67,8 +77,7 @@ def draw(
     blocks = max(1, -(-size // count))
     given = [dtype.type(argument) for argument in arguments]
     if isinstance(key, Tracer):
-        indices = jnp.arange(blocks, dtype=jnp.uint32)
-        drawn = jax.vmap(lambda index: _block(sampler, key, index, count, dtype, *given))(indices).reshape(-1)
+        drawn = _blocks(sampler, key, blocks, count, dtype, *given)
     else:
         # All are started before the first is waited for.
         started = [_block(sampler, key, np.uint32(index), count, dtype, *given) for index in range(blocks)]

@@ -114,5 +114,6 @@ def settings() -> tuple[Any, ...]:
         config.jax_enable_x64,
         config.jax_default_matmul_precision,
         config.jax_numpy_dtype_promotion,
+        config.jax_disable_jit,
         running.autocast,
     )

@@ -18,8 +18,18 @@ import numpy as np
 from jax.core import Tracer
 
 from flambeau._errors import StateError
-from flambeau.core.cell import Cell, Parameter, clock, copy, running, tracer_write
-from flambeau.core.containers import ObservedList, holds_arrays, is_mutable, map_container, refill
+from flambeau.core import raw
+from flambeau.core.cell import Cell, Parameter, clock, copy, running, tracer_write, written_tracer
+from flambeau.core.containers import (
+    ObservedList,
+    holds_arrays,
+    is_mutable,
+    items,
+    map_container,
+    new_items,
+    refill,
+    same_contents,
+)
 from flambeau.core.frame import Frame, Journal, TupleStep, Twin, Unmade
 from flambeau.core.gradients import Gradients
 from flambeau.core.objects import fields, put_fields, same_fields
@@ -95,8 +105,12 @@ class _Collector:
         self.taken = {id(array) for array in inputs}
         self.cell_arrays = {id(value) for value in frame.initial.values()}
         self.cell_arrays.update(id(array) for arrays in frame.container_inputs.values() for array in arrays)
-        # What the instructions do, in words: of two programs whose recipes are equal, the n-th arrays mean the same.
-        self.recipe: list[Hashable] = []
+        self.recipe: list[Hashable] = []  # what the instructions do, in words
+        # Those of the effects: of two programs where they are equal, the n-th arrays mean the same.
+        self.changes: tuple[Hashable, ...] = ()
+        # The changes of what exists outside of the frame, and how many of the arrays are for them and for written cells.
+        self.outer: list[Change] = []
+        self.carried = 0
         self.new: dict[int, Build] = {}
         self.alive: list[Any] = []  # what `new` knows by its id
         if structure is None:
@@ -202,10 +216,12 @@ class _Collector:
 
     def plain_result(self, value: Any) -> Callable[[Sequence[Any]], Any] | None:
         """JAX's own unflattening, which is faster, of a result that holds nothing but arrays; None of any other."""
-        leaves, treedef = jax.tree.flatten(value, is_leaf=lambda part: isinstance(part, Gradients))
+        # A container that a module was given too is one object for both.
+        leaves, treedef = jax.tree.flatten(
+            value, is_leaf=lambda part: isinstance(part, Gradients) or id(part) in self.new
+        )
         if self.frame.twin_values or not all(isinstance(leaf, jax.Array) for leaf in leaves):
             return None
-        self.recipe.append(treedef)
         start = len(self.arrays)
         stop = start + len([self.emit(leaf) for leaf in leaves])
         if leaves and jax.tree_util.treedef_is_leaf(treedef):
@@ -333,6 +349,7 @@ class _Collector:
         for position, (thing, held) in enumerate(frame.watched):
             if not same_fields(thing, held):
                 found.append(self._fields(position, fields(thing)))
+        self.outer, self.carried = [entry for entry in self.recipe if isinstance(entry, Change)], len(self.arrays)
         if not frame.opaque:
             for node in frame.created_nodes.values():
                 found += [self._assign(node, name, value) for name, value in node._containers.items()]
@@ -449,6 +466,7 @@ def collect(
         written.append(position)
         collector.emit(frame.values[cell], for_cell=True)
     effects = collector.effects()
+    collector.changes = tuple(collector.recipe)
     plain = collector.plain_result(result)
     if plain is None:
         outcome = Outcome(written, effects, collector.encode(result, numbers=numbers))
@@ -460,6 +478,8 @@ def collect(
 def commit(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence[Any]) -> Any:
     """Applies the outcome of a transparent frame in the context around it, and gives the result."""
     outside = running.frame
+    if outside is None:
+        _refuse_under_raw(frame, outcome, collector, outs)
     for position, value in zip(outcome.written, outs, strict=False):
         cell = collector.cells[position]
         if cell not in frame.created_cells:
@@ -472,6 +492,23 @@ def commit(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence
     if outside is not None:
         outside.created_nodes.update(frame.created_nodes)
     return outcome.apply(Context(collector.nodes, collector.cells, outs, frame.watched))
+
+
+def _refuse_under_raw(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence[Any]) -> None:
+    """Raises, before anything is written, what writing under a raw transform of JAX would raise in the middle."""
+    for node in frame.created_nodes.values():
+        raw.note_creation(node)
+    for position, value in zip(outcome.written, outs, strict=False):
+        cell = collector.cells[position]
+        if cell not in frame.created_cells:
+            owner, name = frame.names.get(cell, (None, ""))
+            if isinstance(value, Tracer):
+                raise StateError(tracer_write(owner, name))
+            raw.refuse_change(owner, name)
+    if collector.outer:
+        if any(isinstance(value, Tracer) for value in outs[len(outcome.written) : collector.carried]):
+            raise StateError(written_tracer(collector.outer[0].what))
+        raw.refuse(collector.outer[0].what)
 
 
 def making(run: Callable[[], Any]) -> Any:
@@ -524,8 +561,7 @@ def transaction(root: Node, fun: Callable[[], Any]) -> Any:
         for container in containers_below(root):
             journal.note_contents(container)
         result = fun()
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)):
-            _refuse_tracers(root)
+        _refuse_lost(root, journal)
         return result
     except BaseException:
         journal.rollback()
@@ -534,12 +570,39 @@ def transaction(root: Node, fun: Callable[[], Any]) -> Any:
         running.journal = None
 
 
-def _refuse_tracers(root: Node) -> None:
-    """Raises if a call under a raw transform of JAX left tracers in a plain container of a module."""
+def _refuse_lost(root: Node, journal: Journal) -> None:
+    """Raises if a raw transform of JAX left tracers in a plain container of a module, or would change it only once."""
+    changed = [
+        (container, new_items(old, container))
+        for container, old in journal.contents.values()
+        if not same_contents(old, container)
+    ]
+    for registry, node, _ in journal.registries.values():
+        if registry is node._containers:
+            assigned = [container for container in registry.values() if is_mutable(container)]
+            changed += [(container, container) for container in assigned if id(container) not in journal.contents]
+    for container, new in changed:
+        tracers = holds_arrays(new, Tracer)
+        if tracers or raw.is_tracing():
+            holder, name = _home(root, container)
+            if tracers:
+                raise StateError(tracer_write(holder, name))
+            raw.refuse_change(holder, name)
+
+
+def _home(root: Node, container: Any) -> tuple[Node | None, str]:
+    """The node that holds a container, or one that it stands in, and the attribute; for messages."""
     for node in Structure([root]).nodes:
-        for name, container in node._containers.items():
-            if holds_arrays(container, Tracer):
-                raise StateError(tracer_write(node, name))
+        for name, value in node._containers.items():
+            if _is_in(value, container):
+                return node, name
+    return None, ""
+
+
+def _is_in(value: Any, container: Any) -> bool:
+    if not (is_mutable(value) or isinstance(value, tuple)):
+        return False
+    return value is container or any(_is_in(item, container) for item in items(value))
 
 
 def containers_below(root: Node) -> list[Any]:

@@ -36,6 +36,7 @@ class _Running(threading.local):
     frame: Frame | None = None
     journal: Journal | None = None
     autocast: np.dtype | None = None  # what `autocast` computes in
+    meta: bool = False  # whether modules are built without values
 
 
 class _Clock:
@@ -128,6 +129,7 @@ class Cell:
             return
         if isinstance(value, Tracer):
             raise StateError(tracer_write(owner, name))
+        raw.refuse_change(owner, name)
         if exposed:
             holder = owner_of(value)
             if holder is self:
@@ -290,6 +292,8 @@ class Parameter(Cell):
             raise DtypeError(f"only floating and complex parameters can require gradients, got {self.dtype}")
         if requires_grad != self._requires_grad:
             changing = running.frame or running.journal
+            if not isinstance(self._value, Tracer):
+                raw.refuse_change(self, "requires_grad", running.frame)
             if changing is not None:
                 changing.note_flag(self)
             self._requires_grad = requires_grad
@@ -493,7 +497,10 @@ def _kind(dtype: Any) -> type:
 
 
 def tracer_write(owner: Any, name: str) -> str:
-    what = f"{type(owner).__name__}.{name}" if owner is not None else "a parameter or buffer"
+    return written_tracer(f"{type(owner).__name__}.{name}" if owner is not None else "a parameter or buffer")
+
+
+def written_tracer(what: str) -> str:
     return (
         f"{what} was written inside a raw jax transform: the value is a tracer that would outlive it. "
         f"Use flambeau's transform in its place (fb.jit, fb.grad, fb.value_and_grad), which carries the write out, "

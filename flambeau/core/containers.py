@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy as copylib
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "is_mutable",
     "items",
     "map_container",
+    "new_items",
     "rebuild_tuple",
     "refill",
     "same_contents",
@@ -63,7 +65,13 @@ def same_contents(contents: Any, container: Any) -> bool:
         return False
     if isinstance(container, set):
         return container == set(contents)
-    return all(a is b for a, b in zip(items(contents), items(container), strict=True))
+    return all(map(operator.is_, items(contents), items(container)))
+
+
+def new_items(contents: Any, container: Any) -> list[Any]:
+    """What a container holds that it may not have held when its contents were `contents`; of a list that grew, the rest."""
+    grew = isinstance(container, list) and all(map(operator.is_, contents, container))
+    return container[len(contents) :] if grew else list(items(container))
 
 
 def rebuild_tuple(like: tuple[Any, ...], values: Iterable[Any]) -> tuple[Any, ...]:

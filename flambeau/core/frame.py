@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
 from flambeau._errors import StateError
+from flambeau.core import raw
 from flambeau.core.cell import Cell, Parameter, clock, running
 from flambeau.core.containers import (
     ObservedList,
@@ -192,6 +193,10 @@ class Frame(Journal):
         self.unbound = self.unbound or Unbound(self, what, container)
         raise self.unbound
 
+    def compiles(self) -> bool:
+        """Whether what runs here becomes a part of a compiled program."""
+        return self.opaque or (self.parent is not None and self.parent.compiles())
+
     def changes_structure(self) -> bool:
         """Whether, here or further out, a compiling frame runs or something changed that a walk over nodes would see."""
         here = self.opaque or self.statics or self.registries or self.slots or self.flags
@@ -225,8 +230,10 @@ class Frame(Journal):
             self.abandon(owner if owner is not None else cell)
         if owner is not None:
             self.names[cell] = (owner, name)
-        if isinstance(value, Tracer) and get_opaque_trace_state() != self.trace_state:
-            raise StateError(_raw_transform_inside(*self.names.get(cell, (None, ""))))
+        if get_opaque_trace_state() != self.trace_state:
+            if isinstance(value, Tracer):
+                raise StateError(_raw_transform_inside(*self.names.get(cell, (None, ""))))
+            raw.refuse_change(*self.names.get(cell, (None, "")), self)
         self.values[cell] = value
 
     def create(self, cell: Cell, value: Any) -> None:

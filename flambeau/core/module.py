@@ -6,29 +6,22 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from flambeau._errors import ForwardMissingError, RegistrationError
-from flambeau.core import hidden, raw
+from flambeau.core import hidden, meta, raw
 from flambeau.core.capture import transaction
 from flambeau.core.cell import (
     Buffer,
-    Cell,
     Parameter,
-    UninitializedBuffer,
-    UninitializedParameter,
     fitting,
     keeping_dtype,
     owner_of,
     running,
 )
-from flambeau.core.dtypes import canonical_dtype
+from flambeau.core.conversion import ConversionMethods
 from flambeau.core.hooks import HookMethods, call_with_hooks, global_hooks, registered
 from flambeau.core.location import locate, settle
 from flambeau.core.mistakes import check_keywords, missing_forward, no_child
-from flambeau.core.placement import read_device, read_to
-from flambeau.core.state_dict import StateDictMethods
 from flambeau.core.suggest import suggestion
 
 __all__ = ["Module"]
@@ -36,7 +29,7 @@ __all__ = ["Module"]
 _FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
-class Module(StateDictMethods):
+class Module(ConversionMethods):
     """Base class of all neural network modules; subclass it, as in PyTorch.
 
     Attributes that hold a `Parameter`, a `Module` or a `Buffer` are registered. Reading `self.weight` gives a plain
@@ -81,6 +74,8 @@ class Module(StateDictMethods):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if kwargs:
             check_keywords(cls, kwargs)
+        if running.frame is None and (running.meta or kwargs.get("device") == "meta"):
+            return _without_values(cls, args, kwargs)
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -99,6 +94,8 @@ class Module(StateDictMethods):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         frame = running.frame
+        if raw.is_kept_function() and raw.reads_would_be_baked() and next(self.parameters(), None) is not None:
+            raw.warn_baked(type(self).__name__)
         if frame is not None:
             frame.require(self)
             if frame.calling:
@@ -114,6 +111,7 @@ class Module(StateDictMethods):
             return transaction(self, lambda: self._call_impl(*args, **kwargs))
         except Exception as error:
             settle(error)
+            meta.check(self, error)
             raise
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
@@ -487,85 +485,12 @@ class Module(StateDictMethods):
         It is here so that a training loop written for PyTorch runs.
         """
 
-    def _apply(self, fn: Callable[[jax.Array], jax.Array], recurse: bool = True) -> Self:
-        """Replaces the value of each parameter and buffer by `fn` of it."""
-        cells: dict[Cell, None] = {}
-        for module in self.modules() if recurse else (self,):
-            for registry in (module.__dict__["_parameters"], module.__dict__["_buffers"]):
-                cells.update((cell, None) for cell in registry.values() if cell is not None)
-        for cell in cells:
-            if isinstance(cell, (UninitializedParameter, UninitializedBuffer)):
-                cell.convert(fn)
-            else:
-                cell.set(fn(cell.get()), owner=self)
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Casts floating parameters and buffers to a dtype, or moves all of them to a device or sharding, in place.
-
-        Takes, in any order or by keyword: `dtype`, `device` (a `jax.Device`, or a name such as "cpu" or "gpu:0"), `sharding`
-        (a `jax.sharding.Sharding`), or an array whose dtype and device to take. `non_blocking` is accepted: JAX never blocks.
-
-        Raises:
-            TypeError: an argument is none of these, or the dtype is no floating or complex one.
-
-        Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.Module.html
-        """
-        dtype, place = read_to(args, kwargs)
-        if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
-            )
-
-        def convert(array: jax.Array) -> jax.Array:
-            if dtype is not None and jnp.issubdtype(array.dtype, jnp.inexact):
-                array = array.astype(dtype)
-            return array if place is None else jax.device_put(array, place)
-
-        return self._apply(convert)
-
-    def _cast(self, dtype: DTypeLike) -> Self:
-        return self._apply(lambda a: a.astype(canonical_dtype(dtype)) if jnp.issubdtype(a.dtype, jnp.floating) else a)
-
-    def type(self, dst_type: DTypeLike) -> Self:
-        """Casts every parameter and buffer, also integer ones, to `dst_type`."""
-        return self._apply(lambda array: array.astype(canonical_dtype(dst_type)))
-
-    def float(self) -> Self:
-        """Casts floating parameters and buffers to float32."""
-        return self._cast(jnp.float32)
-
-    def double(self) -> Self:
-        """Casts floating parameters and buffers to float64 (float32 while JAX runs without x64)."""
-        return self._cast(jnp.float64)
-
-    def half(self) -> Self:
-        """Casts floating parameters and buffers to float16."""
-        return self._cast(jnp.float16)
-
-    def bfloat16(self) -> Self:
-        """Casts floating parameters and buffers to bfloat16."""
-        return self._cast(jnp.bfloat16)
-
-    def cpu(self) -> Self:
-        """Moves all parameters and buffers to the CPU."""
-        return self.to(device="cpu")
-
-    def cuda(self, device: int | None = None) -> Self:
-        """Moves all parameters and buffers to a GPU."""
-        return self.to(device=f"gpu:{device or 0}")
-
-    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
-        """Moves all parameters and buffers to `device` without their values, which become zeros."""
-        place = read_device(device)
-        return self._apply(lambda array: jax.device_put(jnp.zeros(array.shape, array.dtype), place), recurse)
-
     def compile(self, **options: Any) -> None:
         """From now on, calls of this module run compiled, as `fb.jit(module, **options)` does.
 
         Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.Module.html
         """
-        self.__dict__["_compiled_call"] = raw.compiler(self._call_impl, **options)
+        self.__dict__["_compiled_call"] = raw.transform("jit")(self._call_impl, **options)
 
     # -- printing and copying -------------------------------------------------------------------------------------------
 
@@ -590,6 +515,18 @@ class Module(StateDictMethods):
         if len(lines) == 1 and not children:
             return f"{self._get_name()}({lines[0]})"
         return f"{self._get_name()}(\n  " + "\n  ".join(inside) + "\n)"
+
+
+def _without_values(cls: type[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A finished module on the meta device, for `__new__` to give: the `__init__` that Python calls next is none."""
+    kwargs = {name: value for name, value in kwargs.items() if not (name == "device" and value == "meta")}
+    made = meta.construct(lambda: cls(*args, **kwargs))
+
+    def finish(self: Any, *args: Any, **kwargs: Any) -> None:
+        object.__setattr__(self, "__class__", cls)
+
+    object.__setattr__(made, "__class__", type(cls.__name__, (cls,), {"__init__": finish}))
+    return made
 
 
 def _indented(text: str) -> str:

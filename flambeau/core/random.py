@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from flambeau._errors import StateError
+from flambeau.core import raw
 from flambeau.core.cell import Cell, running, writing
 from flambeau.core.tree import Node
 
@@ -103,6 +104,7 @@ class Generator(Node):
         """A fresh key for `jax.random`; the generator moves on."""
         if running.frame is not None:
             running.frame.require(self)
+        raw.refuse_same_draws()
         with writing:  # no two threads may draw the same key
             kept, drawn = jax.random.split(jax.random.wrap_key_data(self._key.get(self)))
             self._key.set(jax.random.key_data(kept), owner=self, name="key", exposed=False)

@@ -1,61 +1,170 @@
-"""What happens when modules meet raw JAX transforms, and the hook by which `Module.compile` finds the compiler."""
+"""What happens when modules meet raw JAX transforms, and how modules find the transforms that they use."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any
+import weakref
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
-from flambeau._errors import BakedValueWarning
+from flambeau._errors import BakedValueWarning, StateError
 
-__all__ = ["reads_would_be_baked", "set_compiler", "warn_baked"]
+if TYPE_CHECKING:
+    from flambeau.core.frame import Frame
+
+__all__ = [
+    "introduce",
+    "is_kept_function",
+    "is_tracing",
+    "note_creation",
+    "reads_would_be_baked",
+    "refuse",
+    "refuse_change",
+    "refuse_same_draws",
+    "transform",
+    "warn_baked",
+]
 
 _eager = get_opaque_trace_state()  # nothing is traced while modules are imported
 _warned = False
-_compiler: Any = None
+_transforms: dict[str, Any] = {}
+# Nodes that were made while a raw transform traced: what is done to them is no change of anything outside.
+_made_inside: weakref.WeakSet[Any] = weakref.WeakSet()
+
+# JAX runs the Python of these once for a function and shapes, and keeps the trace as long as the function lives; which of them
+# is at work is known by its function on the stack. Each with what there is in its place.
+_KEEPING = {
+    "cache_miss": ("jax.jit", "fb.jit"),
+    "jit_trace": ("jax.jit", "fb.jit"),
+    "eval_shape": ("jax.eval_shape", "fb.eval_shape"),
+    "make_jaxpr_f": ("jax.make_jaxpr", "fb.jit"),
+    "scan": ("jax.lax.scan", "fb.scan"),
+    "map": ("jax.lax.map", "fb.map"),
+    "fori_loop": ("jax.lax.fori_loop", "fb.fori_loop"),
+    "while_loop": ("jax.lax.while_loop", "fb.while_loop"),
+    "cond": ("jax.lax.cond", "fb.cond"),
+    "switch": ("jax.lax.switch", "fb.switch"),
+    "fun_remat": ("jax.checkpoint", "fb.checkpoint"),
+}
+_UNKNOWN = ("jax transform", "flambeau's transform")
+
+
+def _callers() -> Iterator[tuple[str, str]]:
+    """Module and function of each Python frame from here outward."""
+    caller: FrameType | None = sys._getframe(1)
+    while caller := caller.f_back:
+        yield caller.f_globals.get("__name__", ""), caller.f_code.co_name
+
+
+def _keeping() -> Iterator[tuple[str, str]]:
+    """The raw transforms that trace here and keep what they traced, the innermost first; each with flambeau's."""
+    keeps, found = False, _UNKNOWN
+    for home, name in _callers():
+        if home.startswith("jax."):
+            keeps |= name.startswith("trace_to_jaxpr")
+            found = _KEEPING.get(name, found)  # the outermost of JAX's functions in a row is the one that was called
+        else:
+            if keeps and not home.startswith("flambeau."):  # which carries state through those that it calls
+                yield found
+            keeps, found = False, _UNKNOWN
+
+
+def _baking() -> tuple[str, str] | None:
+    """The raw transform that makes constants of the parameters that are read here, for later calls of the same function."""
+    found = dict(_keeping())
+    if "jax.eval_shape" in found or "jax.make_jaxpr" in found:
+        return None  # of which no value is used again
+    found.pop("jax.lax.map", None)  # wraps the function in one of its own, which ends with it
+    return ("jax.jit", "fb.jit") if "jax.jit" in found else next(iter(found.items()), None)
 
 
 def reads_would_be_baked() -> bool:
-    """Whether a raw `jax.jit` is tracing here, and nobody was told yet what that means for parameters."""
-    if _warned or get_opaque_trace_state() == _eager:
-        return False
-    # Under vmap and grad, which bake nothing, it is an array.
-    return isinstance(jnp.zeros(()), Tracer) and _inside_jit()
-
-
-def _inside_jit() -> bool:
-    """Whether a `jax.jit` is on the stack: scan, checkpoint and eval_shape trace too, but keep nothing for a later call."""
-    inside, caller = False, sys._getframe()
-    while caller := caller.f_back:
-        home, name = caller.f_globals.get("__name__", ""), caller.f_code.co_name
-        if home.startswith("jax.") and name in ("eval_shape", "make_jaxpr_f"):
-            return False
-        inside |= home.startswith("jax.") and home.endswith(".pjit")
-    return inside
+    """Whether a raw `jax.jit`, or another that keeps its trace, is at work, and nobody was told yet what that means."""
+    return not _warned and is_tracing() and _baking() is not None
 
 
 def warn_baked(name: str) -> None:
-    """Warns, once in a process, that a raw `jax.jit` makes constants of the parameters that are read in it."""
+    """Warns, once in a process, that a raw transform makes constants of the parameters that are read in it."""
     global _warned
     _warned = True
+    theirs, ours = _baking() or _UNKNOWN
     warnings.warn(
-        f"{name} is called under a raw jax.jit: the present values of its parameters become constants of the compiled "
-        f"function, and later training does not reach it. Use fb.jit, or the pure form "
+        f"{name} is called under a raw {theirs}: the present values of its parameters become constants of what JAX keeps "
+        f"for later calls of the same function, and later training does not reach it. Use {ours}, or the pure form "
         f"fb.functional_call(module, values, args).",
         BakedValueWarning,
         stacklevel=3,
     )
 
 
-def set_compiler(jit: Any) -> None:
-    """The transforms stand above the core, so `fb.jit` introduces itself when it is imported."""
-    global _compiler
-    _compiler = jit
+def is_kept_function() -> bool:
+    """Whether the caller's caller is JAX, which traces a module itself as a function: it is there for later calls."""
+    return sys._getframe(2).f_code.co_name == "trace_to_jaxpr"
 
 
-def compiler(function: Any, **options: Any) -> Any:
-    return _compiler(function, **options)
+def is_tracing() -> bool:
+    """Whether a transform traces here."""
+    return get_opaque_trace_state() != _eager
+
+
+def note_creation(node: Any) -> None:
+    """Notes that a node is made here."""
+    if is_tracing():
+        _made_inside.add(node)
+
+
+def refuse_change(owner: Any, name: str, frame: Frame | None = None) -> None:
+    """Raises if a raw transform traces here that keeps its trace: later calls, or steps, would not make the change.
+
+    Args:
+        owner: the node or parameter that is to be changed.
+        name: its attribute.
+        frame: the running one, in which the raw transform would have to run.
+    """
+    if frame is not None and (get_opaque_trace_state() == frame.trace_state or frame.created(owner)):
+        return
+    if is_tracing() and owner not in _made_inside:
+        refuse(f"{type(owner).__name__}.{name}" if owner is not None else "state of a module")
+
+
+def refuse(what: str) -> None:
+    """Raises if a raw transform traces here that keeps its trace; `what` is to be changed."""
+    # Under vmap and grad, which run Python each time, it is an array; so it is in `jax.ensure_compile_time_eval`.
+    if not is_tracing() or not isinstance(jnp.zeros(()), Tracer):
+        return
+    for theirs, ours in _keeping():
+        raise StateError(
+            f"{what} was changed inside a raw {theirs}, which runs Python once: later steps or calls would not change it. "
+            f"Use {ours} in its place, or change it outside."
+        )
+
+
+def refuse_same_draws() -> None:
+    """Raises inside of a raw `jax.vmap`, where all elements would draw the same random numbers."""
+    if not is_tracing():
+        return
+    callers = (caller for caller in _callers() if not caller[0].endswith(".traceback_util"))
+    for home, name in callers:
+        if name == "vmap_f" and home.startswith("jax."):
+            home, name = next(callers, ("", ""))
+            if name != "jacfun" and not home.startswith("flambeau."):  # which map over directions, or know of draws
+                raise StateError(
+                    "a random number was drawn inside a raw jax.vmap, where every element would get the same. "
+                    "Use fb.vmap in its place, with randomness='different' or 'same'."
+                )
+
+
+def introduce(name: str, transform: Any) -> None:
+    """The transforms stand above the core, so those that modules use introduce themselves when they are imported."""
+    _transforms[name] = transform
+
+
+def transform(name: str) -> Any:
+    """`fb.jit`, or another transform that introduced itself."""
+    return _transforms[name]

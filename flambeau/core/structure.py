@@ -21,7 +21,7 @@ from flambeau.core.containers import ObservedList, is_mutable, items
 from flambeau.core.objects import fields, same_fields
 from flambeau.core.tree import Node
 
-__all__ = ["Structure", "container_spec", "fingerprint", "signature"]
+__all__ = ["Structure", "container_spec", "fingerprint", "nodes_inside", "signature"]
 
 _BY_VALUE = (int, bool, str, bytes, type(None), np.dtype, type(Ellipsis), slice, range)
 _DEEPEST = 12  # nested objects in a static attribute; what lies deeper is told apart by identity

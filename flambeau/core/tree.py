@@ -22,8 +22,9 @@ import numpy as np
 from jax.core import Tracer
 
 from flambeau._errors import StateError
+from flambeau.core import raw
 from flambeau.core.cell import Cell, clock, copy, keeping_dtype, owner_of, running, tracer_write
-from flambeau.core.containers import is_mutable
+from flambeau.core.containers import holds_arrays, is_mutable
 
 __all__ = ["Node", "Registry", "is_container"]
 
@@ -52,19 +53,22 @@ class Registry(dict):
         super().__init__()
         self._node = weakref.ref(node)
 
-    def _changing(self) -> None:
-        clock.tick()
+    def _changing(self, name: Any = None) -> None:
         changing, node = running.frame or running.journal, self._node()
+        # The keys of hooks are numbers: those may come and go within a call.
+        if isinstance(name, str):
+            raw.refuse_change(node, name, running.frame)
+        clock.tick()
         if changing is not None and node is not None:
             changing.note_registry(self, node)
 
     def __setitem__(self, name: Any, value: Any) -> None:
         if self.get(name, MISSING) is not value:
-            self._changing()
+            self._changing(name)
             super().__setitem__(name, value)
 
     def __delitem__(self, name: Any) -> None:
-        self._changing()
+        self._changing(name)
         super().__delitem__(name)
 
     def pop(self, *args: Any) -> Any:
@@ -120,6 +124,8 @@ class Node:
             node.__dict__[name] = Registry(node)
         if running.frame is not None:
             running.frame.created_nodes[id(node)] = node
+        else:
+            raw.note_creation(node)
         return node
 
     # -- reading --------------------------------------------------------------------------------------------------------
@@ -181,9 +187,13 @@ class Node:
     def _set_container(self, name: str, value: Any) -> None:
         self._forget(name, keep="_containers")
         frame = running.frame
+        raw.refuse_change(self, name, frame)
         if frame is not None:
             frame.write_container(self, name, value)
-        elif name in self._containers:
+            return
+        if holds_arrays(value, Tracer):
+            raise StateError(tracer_write(self, name))
+        if name in self._containers:
             # Its contents are compared when they matter, so another list of the same name changes no structure.
             if running.journal is not None:
                 running.journal.note_registry(self._containers, self)
@@ -195,17 +205,19 @@ class Node:
         old = self.__dict__.get(name, MISSING)
         if old is value or (type(old) is type(value) and type(value) in _ATOMS and old == value):
             return
-        changing = running.frame or running.journal
-        if changing is not None:
-            changing.note_static(self, name)
+        self._note_static(name)
         object.__setattr__(self, name, value)
         clock.tick()
 
+    def _note_static(self, name: str) -> None:
+        changing = running.frame or running.journal
+        raw.refuse_change(self, name, running.frame)
+        if changing is not None:
+            changing.note_static(self, name)
+
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__:
-            changing = running.frame or running.journal
-            if changing is not None:
-                changing.note_static(self, name)
+            self._note_static(name)
             object.__delattr__(self, name)
             clock.tick()
             return

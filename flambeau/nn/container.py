@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, Self, cast, overload
 
+from flambeau.core import raw
 from flambeau.core.module import Module
 from flambeau.nn._missing import missing_index, missing_key, pairs_of
 
@@ -95,6 +96,8 @@ class Sequential(_Ordered):
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.nn.Sequential.html
     """
 
+    _scan: tuple[Any, ...] | None = None  # the options of `scan_layers`
+
     @overload
     def __init__(self, *args: Module) -> None: ...
 
@@ -110,9 +113,32 @@ class Sequential(_Ordered):
             self.extend(args)
 
     def forward(self, input: Any) -> Any:
+        if self._scan is not None:
+            return raw.transform("scan_layers")(self, input, **dict(self._scan))
         for module in self:
             input = module(input)
         return input
+
+    def scanned(self, mode: bool = True, *, checkpoint: bool = False, unroll: int = 1) -> Self:
+        """Has compiled functions run neighbours of one structure as a loop that is traced and compiled once.
+
+        Names, parameters and everything else stay what they are; see `fb.scan_layers`.
+
+        Args:
+            mode: whether to do so.
+            checkpoint: whether the backward pass computes a layer's intermediate values again, rather than keep them.
+            unroll: how many layers go into one iteration of the loop.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import flambeau as fb
+            >>> from flambeau import nn
+            >>> net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12))).scanned()
+            >>> fb.jit(net)(jnp.ones((2, 4))).shape
+            (2, 4)
+        """
+        self._scan = (("checkpoint", checkpoint), ("unroll", unroll)) if mode else None
+        return self
 
     @overload
     def __getitem__(self, idx: int) -> Module: ...

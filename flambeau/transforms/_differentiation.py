@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flambeau._errors import DtypeError
+from flambeau._errors import DtypeError, StateError
 from flambeau.core.cell import Cell, Parameter, running
 from flambeau.core.frame import Frame
 from flambeau.core.gradients import Gradients
+from flambeau.core.meta import Meta, no_value
 from flambeau.core.module import Module
 from flambeau.transforms._trace import Carried
 
@@ -42,7 +43,13 @@ class _Target:
                 )
 
     def values(self) -> Any:
-        return [parameter.get() for parameter in self.parameters.values()] if self.module else self.argument
+        if not self.module:
+            return self.argument
+        values = [parameter.get() for parameter in self.parameters.values()]
+        for value in values:
+            if isinstance(value, Meta):
+                raise StateError(no_value(value))
+        return values
 
     def bind(self, frame: Frame, values: Any) -> Any:
         """Puts the differentiated values in place; gives the argument for the function."""

@@ -32,6 +32,7 @@ class Program(NamedTuple):
     kept: list[int]  # indices of the cells that it only reads
     reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
     outcome: Outcome
+    changes: tuple[Hashable, ...]  # what else it changes, in words
     reshapes: bool  # whether a cell gets another shape or dtype
     rolls: bool  # whether the first arrays that come out are the ones to donate at the next call
     foreign: bool  # whether it holds tracers of a trace around it, and so serves this one call only

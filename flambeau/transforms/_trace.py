@@ -16,16 +16,18 @@ import jax
 import jax.extend.core
 import numpy as np
 
+from flambeau._errors import StateError
 from flambeau.core.capture import Context, Outcome, collect, commit, making, transparently
 from flambeau.core.cell import Cell, running
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
+from flambeau.core.meta import Meta, no_value
 from flambeau.core.structure import Structure, container_spec
 from flambeau.core.tree import MISSING, Node
 from flambeau.transforms._recompilation import difference
 from flambeau.transforms._sources import direct_sources, find_source
 
-__all__ = ["Block", "Carried", "Flat", "Traced", "blocks", "container", "entering", "trace"]
+__all__ = ["Block", "Carried", "Flat", "Traced", "blocks", "container", "entering", "trace", "value_of"]
 
 Read = tuple[Node, str]  # a container whose contents a function depends on
 
@@ -36,6 +38,7 @@ class Traced(NamedTuple):
     closed: Any
     outcome: Outcome
     recipe: tuple[Hashable, ...]  # what the outcome does, for comparison
+    changes: tuple[Hashable, ...]  # what its effects are
     reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
     # What another run would find other than this one did, besides the values of cells and of the containers that it reads
     # (which are the last arrays that come out): what changed, by name, or nothing.
@@ -51,6 +54,7 @@ def trace(
     *,
     numbers: bool = True,
     repeats: bool = False,
+    lasting: int = 0,
 ) -> Traced:
     """Runs `function(arrays)` once on tracers.
 
@@ -60,11 +64,13 @@ def trace(
         numbers: whether Python numbers in the result become arrays.
         repeats: whether the program is to be run again on what it leaves: `restless` is found then, and the last arrays that
             come out are what the containers hold afterwards that it reads.
+        lasting: the same without the last arrays, when other things will be in the places of that many of the first roots.
     """
     frame.bound_nodes = frozenset(structure.node_index)
     frame.watched = structure.watched
     contents = [_contents(node, name, structure)[1] for node, name in reads]
     found: list[Any] = []
+    lasts = Structure(structure.roots[lasting:]) if lasting else structure
 
     def pure(cells: list[Any], containers: list[list[Any]], arrays: list[Any]) -> list[Any]:
         with frame.active():
@@ -77,21 +83,26 @@ def trace(
             # Those bound as inputs come first, in the order of the inputs.
             places = [(structure.node_index[node_id], name) for node_id, name in frame.container_inputs]
             left = [_contents(structure.nodes[i], name, structure) for i, name in places] if repeats else []
-            restless = _restless(structure) if repeats else ""
+            restless = _restless(lasts) if repeats or lasting else ""
             inputs = [*cells, *(value for held in containers for value in held), *arrays]
             outcome, outs, collector = collect(frame, result, structure, inputs, numbers=numbers)
-        found.extend((outcome, tuple(collector.recipe), places, restless, [spec for spec, _ in left]))
+        found.extend(
+            (outcome, tuple(collector.recipe), collector.changes, places, restless, [spec for spec, _ in left])
+        )
         return [*outs, *(value for _, held in left for value in held)]
 
-    values = [_value(cell) for cell in structure.cells]
+    values = [value_of(cell) for cell in structure.cells]
+    for value in values:
+        if isinstance(value, Meta):
+            raise StateError(no_value(value))
     # Not `jax.jit(pure).trace`, which does not say what the tracers are that `pure` has from a trace around this one.
     closed = jax.make_jaxpr(pure)(values, contents, arrays)
-    outcome, recipe, places, restless, left = found
+    outcome, recipe, changes, places, restless, left = found
     bound = [(i, name, _contents(structure.nodes[i], name, structure)[0]) for i, name in places]
     for (i, name, before), after in zip(bound, left, strict=False):
         if before != after:
             restless = restless or f"{type(structure.nodes[i]).__name__}.{name}"
-    return Traced(closed, outcome, recipe, bound, restless)
+    return Traced(closed, outcome, recipe, changes, bound, restless)
 
 
 def container(node: Node, name: str) -> Any:
@@ -108,7 +119,7 @@ def _contents(node: Node, name: str, structure: Structure) -> tuple[Hashable, li
 
 
 def _restless(structure: Structure) -> str:
-    """What a walk over the roots finds other than before: the name of an attribute, or nothing."""
+    """What a walk over roots finds other than before: the name of an attribute, or nothing."""
     now = Structure(structure.roots)
     if now.key != structure.key:
         return difference(structure.key, now.key) or "the modules"
@@ -120,7 +131,8 @@ def _restless(structure: Structure) -> str:
     return "" if same else "the modules"
 
 
-def _value(cell: Cell) -> Any:
+def value_of(cell: Cell) -> Any:
+    """The value of a cell here."""
     return cell._value if running.frame is None else running.frame.read(cell)
 
 
@@ -157,6 +169,9 @@ class Block:
         sources: the functions of the user, whose closures and globals are looked through.
         things: what else the function is given: modules in it are bound.
         reads: containers that are known to be read.
+        numbers: whether Python numbers in the result become arrays.
+        repeats: whether the program is to be run again on what it leaves.
+        lasting: the same, but with other things in the places of that many of the first `things`.
     """
 
     def __init__(
@@ -169,6 +184,7 @@ class Block:
         *,
         numbers: bool = False,
         repeats: bool = False,
+        lasting: int = 0,
     ) -> None:
         assert running.frame is not None
         self.roots = _distinct([*things, *_named(sources)])
@@ -181,7 +197,14 @@ class Block:
             frame = Frame(opaque=True)
             try:
                 self.traced = trace(
-                    function, frame, self.structure, self.reads, arrays, numbers=numbers, repeats=repeats
+                    function,
+                    frame,
+                    self.structure,
+                    self.reads,
+                    arrays,
+                    numbers=numbers,
+                    repeats=repeats,
+                    lasting=lasting,
                 )
                 break
             except Unbound as unbound:
@@ -199,7 +222,8 @@ class Block:
             self.reads.append((what, unbound.container))
         else:
             assert not inside  # what is bound is found
-            self.roots.append(find_source(sources, what).find(sources) or what)
+            found = find_source(sources, what).find(sources)
+            self.roots.append(what if found is None else found)
 
     @property
     def cells(self) -> list[Cell]:
@@ -207,18 +231,26 @@ class Block:
 
     def values(self) -> list[Any]:
         """The values of the cells now."""
-        return [_value(cell) for cell in self.cells]
+        return [value_of(cell) for cell in self.cells]
 
     def contents(self) -> list[Any]:
         """The arrays in the containers that it reads, as they are now."""
         return [value for node, name in self.reads for value in _contents(node, name, self.structure)[1]]
 
-    def write(self, outs: Sequence[Any], positions: Sequence[int] | None = None) -> None:
-        """Gives cells, those that it writes, their new values, which are the first of the arrays that came out."""
+    def write(
+        self, outs: Sequence[Any], positions: Sequence[int] | None = None, cells: Sequence[Cell] | None = None
+    ) -> None:
+        """Gives cells, those that it writes, their new values, which are the first of the arrays that came out.
+
+        Args:
+            positions: which cells, if others than those that it writes.
+            cells: the cells of another structure like its own.
+        """
         frame = running.frame
         assert frame is not None
+        cells = self.cells if cells is None else cells
         for i, value in zip(self.written if positions is None else positions, outs, strict=False):
-            frame.write(self.cells[i], value)
+            frame.write(cells[i], value)
 
     def apply(self, outs: Sequence[Any]) -> Any:
         """Makes its other changes, and gives the result."""

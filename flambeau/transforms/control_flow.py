@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from flambeau._errors import ShapeError, StateError
 from flambeau.core.capture import Change
+from flambeau.core.cell import Cell
+from flambeau.core.tree import Node
 from flambeau.transforms._recompilation import PATIENCE, warn_restless
 from flambeau.transforms._trace import Block, Flat, blocks, entering
+from flambeau.transforms.disable_jit import jit_is_disabled
 from flambeau.transforms.scan import Carry, scan
 
 __all__ = ["cond", "fori_loop", "switch", "while_loop"]
@@ -55,8 +57,9 @@ def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any],
         raise ShapeError(
             f"cond: expected a predicate without axes, got {list(jnp.shape(pred))}; reduce it, as by .all()"
         )
-    if not isinstance(pred, Tracer):
-        return true_fun(*operands) if bool(pred) else false_fun(*operands)
+    known = _known(pred, bool)
+    if known is not None:
+        return true_fun(*operands) if known else false_fun(*operands)
     index = jnp.asarray(pred != 0, jnp.int32)
     return entering(lambda: _branch("cond", index, [false_fun, true_fun], operands))
 
@@ -90,17 +93,33 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
         raise ShapeError(
             f"switch: expected an integer without axes, got {jnp.result_type(index)}{list(jnp.shape(index))}"
         )
-    if not isinstance(index, Tracer):
-        return branches[min(max(int(index), 0), len(branches) - 1)](*operands)
-    if len(branches) == 1:
-        return branches[0](*operands)
+    known = _known(index, int) if len(branches) > 1 else 0
+    if known is not None:
+        return branches[min(max(known, 0), len(branches) - 1)](*operands)
     return entering(lambda: _branch("switch", index, branches, operands))
+
+
+def _known(value: Any, kind: Callable[[Any], Any]) -> Any:
+    """A number as Python's, or None if it is known at run time only."""
+    try:
+        return kind(value)
+    except jax.errors.ConcretizationTypeError:
+        return None
 
 
 def _branch(name: str, index: Any, branches: list[Callable[..., Any]], operands: tuple[Any, ...]) -> Any:
     flat = Flat(operands)
-    functions = [lambda arrays, branch=branch: branch(*flat.rebuild(arrays)) for branch in branches]
-    made = blocks(functions, flat.arrays, branches, [*branches, *flat.things])
+    results: list[Any] = [None] * len(branches)
+
+    def calling(i: int) -> Callable[[list[Any]], list[Any]]:
+        def call(arrays: list[Any]) -> list[Any]:
+            results[i] = Flat(branches[i](*flat.rebuild(arrays)), numbers=True)
+            return [jnp.asarray(value) for value in results[i].arrays]
+
+        return call
+
+    made = blocks([calling(i) for i in range(len(branches))], flat.arrays, branches, [*branches, *flat.things])
+    _check_results(name, results)
     _check_alike(name, made)
     written = sorted({i for block in made for i in block.written})
     cells, rest = made[0].values(), [*made[0].contents(), *flat.arrays]
@@ -119,7 +138,24 @@ def _branch(name: str, index: Any, branches: list[Callable[..., Any]], operands:
     outs = lax.switch(index, [program(block) for block in made])
     block = made[0]
     block.write(outs, written)
-    return block.apply([*([None] * len(block.written)), *outs[len(written) :]])
+    block.apply([*([None] * len(block.written)), *outs[len(written) :]])
+    return results[0].rebuild(outs[len(outs) - len(results[0].arrays) :])
+
+
+def _check_results(name: str, results: list[Flat]) -> None:
+    """Raises unless the branches give the same tree of arrays, and the same things besides them."""
+    for position, result in enumerate(results[1:], 1):
+        if result.treedef != results[0].treedef:
+            raise TypeError(
+                f"{name}: expected the branches to give results of one tree, got {results[0].treedef} from branch 0 and "
+                f"{result.treedef} from branch {position}"
+            )
+        for a, b in zip(results[0].leaves, result.leaves, strict=True):
+            if a is not b and (isinstance(a, (Node, Cell)) or type(a) is not type(b) or a != b):
+                raise TypeError(
+                    f"{name}: expected the branches to give arrays, or the same thing; got {type(a).__name__} from branch 0 "
+                    f"and another {type(b).__name__} from branch {position}"
+                )
 
 
 def _check_alike(name: str, made: list[Block]) -> None:
@@ -127,8 +163,8 @@ def _check_alike(name: str, made: list[Block]) -> None:
     first = made[0].traced
     for position, block in enumerate(made[1:], 1):
         other = block.traced
-        if first.recipe != other.recipe:
-            raise StateError(_unlike(name, position, first.recipe, other.recipe))
+        if first.changes != other.changes:
+            raise StateError(_unlike(name, position, first.changes, other.changes))
         ours, theirs = ([_kind(a) for a in b.traced.closed.out_avals[len(b.written) :]] for b in (made[0], block))
         if ours != theirs:
             a, b = next((a, b) for a, b in zip(ours, theirs, strict=True) if a != b)
@@ -155,9 +191,7 @@ def _unlike(name: str, position: int, first: Sequence[Any], other: Sequence[Any]
             f"branch 0 {what[0]}, branch {position} {what[1]}. Do it in all branches, or keep arrays in buffers "
             f"(self.register_buffer), which may be written in one branch only"
         )
-    return (
-        f"{name}: expected the branches to give results of the same tree, got other ones from branches 0 and {position}"
-    )
+    return f"{name}: expected the branches to change modules alike, got other arrays from branches 0 and {position}"
 
 
 def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any) -> Any:
@@ -212,9 +246,9 @@ def fori_loop(
 
     Source: https://docs.jax.dev/en/latest/_autosummary/jax.lax.fori_loop.html
     """
-    if not isinstance(lower, Tracer) and not isinstance(upper, Tracer):
-        dtype = jnp.result_type(lower, upper)
-        numbers = np.arange(int(lower), max(int(lower), int(upper)), dtype=dtype)
+    first, last = _known(lower, int), _known(upper, int)
+    if first is not None and last is not None:
+        numbers = np.arange(first, max(first, last), dtype=jnp.result_type(lower, upper))
         return scan(lambda value, i: (body_fun(i, value), None), init_val, numbers, unroll=unroll)[0]
     lower, upper = (jnp.asarray(bound, jnp.result_type(lower, upper)) for bound in (lower, upper))
     return while_loop(lambda pair: pair[0] < upper, lambda pair: (pair[0] + 1, body_fun(*pair)), (lower, init_val))[1]
@@ -230,8 +264,11 @@ class _While:
 
     def run(self) -> Any:
         holds = self.condition(self.value())
+        while jit_is_disabled() and _known(holds, bool):
+            self.arrays = self.carry.next(self.body_fun(self.value()), self.arrays)
+            holds = self.condition(self.value())
         block, traces = None, 0
-        while isinstance(holds, Tracer) or bool(holds):
+        while (known := _known(holds, bool)) is not False:
             if block is None or block.traced.restless:
                 block = self.block()
                 traces += 1
@@ -240,7 +277,7 @@ class _While:
             if not block.traced.restless and not block.traced.outcome.effects:
                 self.loop(block, holds)
                 break
-            if isinstance(holds, Tracer):
+            if known is None:
                 raise StateError(self.unknown(block))
             holds = self.alone(block)
         return self.value()
@@ -290,7 +327,7 @@ class _While:
         return outs[first - 1]
 
     def changes(self, block: Block) -> str:
-        return ", ".join(dict.fromkeys(entry.what for entry in block.traced.recipe if isinstance(entry, Change)))
+        return ", ".join(dict.fromkeys(entry.what for entry in block.traced.changes if isinstance(entry, Change)))
 
     def unknown(self, block: Block) -> str:
         what = self.changes(block) or block.traced.restless

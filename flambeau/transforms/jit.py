@@ -31,7 +31,8 @@ from flambeau.core.tree import Node
 from flambeau.transforms._program import Arguments, Call, Program, key_of
 from flambeau.transforms._recompilation import Watch
 from flambeau.transforms._sources import Source, direct_sources, find_source, functions_of
-from flambeau.transforms._trace import Traced, trace
+from flambeau.transforms._trace import Traced, entering, trace
+from flambeau.transforms.disable_jit import jit_is_disabled
 
 __all__ = ["Jitted", "jit"]
 
@@ -66,6 +67,8 @@ class Jitted(Generic[P, R]):
         last = self._last
         if last is not None and last.fits(args, kwargs):
             return self._run(last, [], [args[i] for i in last.arrays_at])
+        if jit_is_disabled():
+            return entering(lambda: self._fun(*args, **kwargs))
         statics: tuple[Any, ...] = ()
         if self._has_statics:
             args, kwargs, statics = self._split(args, kwargs)
@@ -109,6 +112,15 @@ class Jitted(Generic[P, R]):
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """The `jax.stages.Lowered` of the flat function that a call with these arguments runs: `.as_text()`, `.compile()`."""
         return self.trace(*args, **kwargs).lower()
+
+    def compilations(self) -> list[str]:
+        """Why there was each compilation so far."""
+        return self._watch.reasons
+
+    def latest(self) -> tuple[Call | None, list[Any]]:
+        """The last call that is remembered, and the nodes that the function captures now."""
+        call = next(reversed(self._calls.values()), None)
+        return call, [source.find((self._fun,)) for source in self._captures or ()]
 
     # -- finding the program --------------------------------------------------------------------------------------------
 
@@ -197,7 +209,7 @@ class Jitted(Generic[P, R]):
                 if self._follow(functions_of(frame.created_nodes.values())):
                     continue  # a module that was made inside names others, which have to be bound too
                 if not program.foreign:
-                    self._watch.compiled(structure, key[:3], len(known) + 1, program.reads)
+                    self._watch.compiled(key, structure, len(known) + 1, program.reads)
                     self._programs.setdefault(key, []).append(program)
                 return Call(program, structure), captured
 
@@ -260,7 +272,9 @@ class Jitted(Generic[P, R]):
         rolls = donated == outcome.written
         foreign = any(isinstance(const, Tracer) for const in closed.consts)
         donating, plain = jax.jit(run, donate_argnums=0), jax.jit(run)
-        return Program(donating, plain, donated, kept, traced.reads, outcome, not all(same), rolls, foreign)
+        return Program(
+            donating, plain, donated, kept, traced.reads, outcome, traced.changes, not all(same), rolls, foreign
+        )
 
     # -- running --------------------------------------------------------------------------------------------------------
 
@@ -447,4 +461,4 @@ def _complete_statics(fun: Callable[..., Any], numbers: set[int], names: set[str
     )
 
 
-raw.set_compiler(jit)
+raw.introduce("jit", jit)

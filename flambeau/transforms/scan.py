@@ -14,6 +14,7 @@ from flambeau.core.cell import Cell, strong
 from flambeau.core.tree import Node
 from flambeau.transforms._recompilation import PATIENCE, warn_restless
 from flambeau.transforms._trace import Block, Flat, entering
+from flambeau.transforms.disable_jit import jit_is_disabled
 
 __all__ = ["map", "scan"]
 
@@ -161,8 +162,22 @@ class _Scan:
         self.columns = Flat(jax.tree.map(jnp.asarray, xs))
         self.y: Any = None  # the tree of a step's y
 
+    def in_python(self) -> tuple[Any, Any]:
+        """The loop as Python runs it, where nothing is to be compiled."""
+        done: list[list[Any]] = []
+        for step in range(self.count):
+            x = [column[self.at(step)] for column in self.columns.arrays]
+            outs = self.step([*self.arrays, *x])
+            self.arrays = outs[: len(self.arrays)]
+            done.append(outs[len(self.arrays) :])
+        if self.reverse:
+            done.reverse()
+        return self.result(), jax.tree.unflatten(self.y, [jnp.stack(ys) for ys in zip(*done, strict=True)])
+
     def run(self) -> tuple[Any, Any]:
         """Steps by themselves as long as each changes what there is, then a compiled loop over the rest."""
+        if jit_is_disabled() and self.count:
+            return self.in_python()
         done: list[list[Any]] = []
         step = 0
         while True:
@@ -190,28 +205,30 @@ class _Scan:
     def result(self) -> Any:
         return self.carry.flat.rebuild(self.arrays)
 
+    def step(self, arrays: list[Any]) -> list[Any]:
+        """From the carry and the arrays of one `x` to the new carry and the arrays of `y`, in a row."""
+        carry, x = arrays[: len(self.arrays)], arrays[len(self.arrays) :]
+        pair = self.f(self.carry.flat.rebuild(carry), self.columns.rebuild(x))
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(
+                f"{self.carry.name}: expected the step to give (carry, y), got {type(pair).__name__}; "
+                f"give (carry, None) if there is nothing to stack"
+            )
+        new, y = pair
+        ys, self.y = jax.tree.flatten(y)
+        for leaf in ys:
+            if isinstance(leaf, (Node, Cell)):
+                raise TypeError(f"{self.carry.name}: expected arrays to stack as y, got a {type(leaf).__name__}")
+        return [*self.carry.next(new, carry), *[jnp.asarray(y) for y in ys]]
+
     def block(self) -> Block:
-        """The step as a program: from the carry and the arrays of one `x` to the new carry and the arrays of `y`, in a row."""
+        """The step as a program."""
         carry = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.arrays]
         x = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in self.columns.arrays]
+        return Block(self.step, [*carry, *x], [self.f], [*self.carry.flat.things, self.f], repeats=True)
 
-        def step(arrays: list[Any]) -> list[Any]:
-            given = self.carry.flat.rebuild(arrays[: len(carry)]), self.columns.rebuild(arrays[len(carry) :])
-            pair = self.f(*given)
-            if not isinstance(pair, tuple) or len(pair) != 2:
-                raise TypeError(
-                    f"{self.carry.name}: expected the step to give (carry, y), got {type(pair).__name__}; "
-                    f"give (carry, None) if there is nothing to stack"
-                )
-            new, y = pair
-            ys, self.y = jax.tree.flatten(y)
-            for leaf in ys:
-                if isinstance(leaf, (Node, Cell)):
-                    raise TypeError(f"{self.carry.name}: expected arrays to stack as y, got a {type(leaf).__name__}")
-            return [*self.carry.next(new, arrays[: len(carry)]), *[jnp.asarray(y) for y in ys]]
-
-        things = [*self.carry.flat.things, self.f]
-        return Block(step, [*carry, *x], [self.f], things, repeats=True)
+    def at(self, step: int) -> int:
+        return self.count - 1 - step if self.reverse else step
 
     def parts(self, outs: Any, block: Block) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]:
         """What comes out of a step: written cells, arrays for effects, the carry, the y, contents of containers."""
@@ -226,10 +243,8 @@ class _Scan:
 
     def alone(self, block: Block, step: int) -> list[Any]:
         """One step, as it stands."""
-        at = self.count - 1 - step if self.reverse else step
-        outs = block.evaluate(
-            *block.values(), *block.contents(), *self.arrays, *[column[at] for column in self.columns.arrays]
-        )
+        x = [column[self.at(step)] for column in self.columns.arrays]
+        outs = block.evaluate(*block.values(), *block.contents(), *self.arrays, *x)
         block.write(outs)
         block.apply(outs)
         _, _, self.arrays, ys, _ = self.parts(outs, block)

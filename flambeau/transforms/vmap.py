@@ -233,7 +233,7 @@ class _Mapped:
         owner, name = self.frame.names.get(cell, (None, "")) if cell is not None else (None, "")
         what = f"{type(owner).__name__}.{name}" if owner is not None else ""
         if cell is None:
-            changes = [entry.what for entry in self.carried.collector.recipe if isinstance(entry, Change)]
+            changes = [entry.what for entry in self.carried.collector.changes if isinstance(entry, Change)]
             what = " or ".join(dict.fromkeys(changes))
         cure = "its mean, fb.vmap(..., write='mean'), or all of them, write='stack'"
         if self.write == "mean":

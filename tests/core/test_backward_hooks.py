@@ -252,8 +252,8 @@ def test_values_and_gradients_are_those_without_hooks(wrap: Any) -> None:
     def everything(net: Any, x: Any) -> Any:
         first, second = fb.grad(lambda x: (net(x) ** 2).sum()), fb.grad(lambda x: (fb.grad(loss)(x) ** 3).sum())
         by_row = jax.vmap(lambda row: jax.grad(loss)(row[None])[0])(x)
-        scanned = jax.grad(lambda x: jax.lax.scan(lambda total, row: (total + loss(row[None]), None), 0.0, x)[0])(x)
-        remat = jax.grad(jax.checkpoint(loss))(x)
+        scanned = fb.grad(lambda x: fb.scan(lambda total, row: (total + loss(row[None]), None), 0.0, x)[0])(x)
+        remat = fb.grad(fb.checkpoint(loss))(x)
         return [first(x), second(x), by_row, scanned, remat]
 
     def loss(x: Any) -> Any:

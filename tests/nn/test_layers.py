@@ -77,6 +77,46 @@ def test_vmap_of_the_pure_form(row: Row) -> None:
 
 
 @every_row
+def test_scan_and_checkpoint(row: Row) -> None:
+    """Two calls in a row, in training: plain, scanned, and through checkpoint; results, gradients and state agree."""
+    nets = [Called(row, row.make(nn).double()) for _ in range(3)]
+    for net in nets[1:]:
+        net.load_state_dict(nets[0].state_dict())
+    wanted = [i for i, x in enumerate(row.inputs) if is_floating(x)]
+    trainable = any(parameter.requires_grad for parameter in nets[0].parameters())
+
+    def loss(net: Any, given: list[Any], inputs: list[Any], transform: Any) -> Any:
+        for place, x in zip(wanted, given):
+            inputs[place] = x
+        output = transform(net)(*inputs)
+        leaves = [leaf for leaf in jax.tree.leaves(output) if is_floating(leaf)]
+        return sum((jnp.sum(leaf**2) for leaf in leaves), jnp.zeros(())), output
+
+    def twice(net: Any, lanes: list[Any], transform: Any) -> Any:
+        fb.manual_seed(5)
+        grad = fb.grad(loss, argnums=(0, 1) if trainable else (1,), has_aux=True)
+        first, second = ([x[lane] for x in lanes] for lane in (0, 1))
+        grads, output = grad(net, [first[i] for i in wanted], first, transform)
+        return grads, [output, transform(net)(*second)], fb.get_rng_state()
+
+    @fb.jit
+    def every_way(nets: list[Any], lanes: list[Any]) -> Any:
+        plain = twice(nets[0], lanes, lambda net: net)
+        again = twice(nets[1], lanes, fb.checkpoint)
+        fb.manual_seed(5)
+        _, outputs = fb.scan(lambda count, inputs: (count + 1, nets[2](*inputs)), 0, lanes)
+        one_by_one = jax.tree.map(lambda *leaves: jnp.stack(leaves), *plain[1])
+        return plain, again, (one_by_one, plain[2]), (outputs, fb.get_rng_state())
+
+    lanes = [jnp.stack([jnp.asarray(x), jnp.asarray(x[..., ::-1])]) for x in row.inputs]
+    plain, again, one_by_one, scanned = every_way(nets, lanes)
+    assert_same_values(again, plain, 1e-9)
+    assert_same_values(scanned, one_by_one, 1e-9)
+    for net in nets[1:]:
+        assert_same_values(dict(net.state_dict()), dict(nets[0].state_dict()), 1e-9)
+
+
+@every_row
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtypes(row: Row, dtype: str) -> None:
     """What a layer returns has the dtype of its parameters and inputs, and what it writes keeps it."""

@@ -3,8 +3,8 @@
 A `Program` is Python source: classes of modules, a function that works on them, and what the user does between two calls
 of it. Hypothesis draws its statements from the tables below and shrinks them; a failing one prints as the source it is.
 
-The source sees `jit`, `grad` and `value_and_grad` as names that the caller gives it, so that one and the same program runs
-with and without them. It defines `make()`, which builds the modules (a `World`), `build(world)`, which gives the program and
+The source sees the transforms as names that the caller gives it, so that one and the same program runs with and without
+them. It defines `make()`, which builds the modules (a `World`), `build(world)`, which gives the program and
 the same program with its gradient, `arguments(world, x)` for a call of either, and `between(i, world, x)`.
 """
 
@@ -255,6 +255,30 @@ v = v + jit(grad(local))(v)
 v = v + jit(local)(v)
 v = v + grad(jit(local))(v)
 v = v + local(v)
+v = v + checkpoint(local)(v)
+v = v + grad(checkpoint(local))(v)
+v = v + checkpoint(grad(local))(v)
+v = v + jacrev(local)(v)
+v = v + jacfwd(checkpoint(local))(v)
+v = v + jvp(local, (v,), (v,))[1]
+v = v + linearize(local, v)[1](v)
+v = v + vjp(local, v)[1](jnp.ones(()))[0]
+v = v + map(lambda y: local(v * y), jnp.arange(1.0, 4.0)).sum()
+v = v + scan(lambda c, y: (0.5 * c + 0.1 * local(v * y), c), jnp.array(0.5), jnp.arange(1.0, 4.0))[0]
+v = v + scan(lambda c, _: (0.5 * c + 0.1 * local(v * c), {m}.mean), jnp.array(0.5), length=2)[1][-1]
+v = v + jit(lambda v: map(lambda y: local(v * y), jnp.arange(1.0, 3.0), reverse=True))(v).sum()
+v = v + grad(lambda v: fori_loop(0, 2, lambda i, c: 0.5 * c + local(v), jnp.array(0.5)))(v)
+v = v + map(lambda y: grad(local)(v * y).sum(), jnp.arange(1.0, 4.0)).sum()
+v = v + map(checkpoint(lambda y: local(v * y)), jnp.arange(1.0, 4.0)).sum()
+v = v + checkpoint(lambda v: map(lambda y: local(v * y), jnp.arange(1.0, 3.0)).sum())(v)
+v = v + map(lambda y: map(lambda z: local(v * y * z), jnp.arange(1.0, 3.0)).sum(), jnp.arange(1.0, 3.0)).sum()
+v = v + fori_loop(0, 3, lambda i, c: 0.5 * c + local(v) * i, jnp.array(0.5))
+v = v + while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, 0.5 * c[1] + local(v)), (jnp.array(0), jnp.array(0.5)))[1]
+v = v + cond(jnp.sum(v) > 0.3, local, lambda v: jnp.sum(v), v)
+v = v + cond(jnp.sum(v) > 0.3, lambda v: local(v) * 0.5, local, v)
+v = v + checkpoint(lambda v: cond(jnp.sum(v) > 0.3, local, grad(local), v))(jnp.sum(v))
+v = v + map(lambda y: cond(y > 1.5, local, lambda v: jnp.sum(v), v * y), jnp.arange(1.0, 4.0)).sum()
+v = v + switch(jnp.argmax(v), [local, lambda v: jnp.sum(v), local], v)
 """.strip().splitlines()
 
 WIRING = """
@@ -419,6 +443,23 @@ class Program:
         return self.access in SHARED
 
     @property
+    def branches(self) -> bool:
+        """Whether a condition that only the run knows decides what happens: not all that may happen then can be compiled."""
+        return bool(re.search(r"cond\(|switch\(|while_loop\(", "\n".join(self.body)))
+
+    @property
+    def transforms(self) -> bool:
+        """Whether it uses others than jit and grad."""
+        return bool(
+            re.search(r"(checkpoint|jac\w+|jvp|vjp|linearize|map|scan|loop|cond|switch)\(", "\n".join(self.body))
+        )
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether JAX can differentiate it in reverse."""
+        return "while_loop(" not in "\n".join(self.body)
+
+    @property
     def is_module_call(self) -> bool:
         """Whether the program is one call of its module, which eager execution undoes too if it raises."""
         return self.body == ("v = net(v)",)
@@ -507,7 +548,7 @@ def _statement(draw: st.DrawFn, scope: _Scope, depth: int) -> list[str]:
     """The lines of one statement."""
     kinds = ["plain"] * 8 + ["call"] * (4 if scope.callables else 0)
     kinds += ["nested", "nested"] if scope.nested else []
-    kinds += ["function"] if scope.nested and depth < 2 else []
+    kinds += ["function", "function"] if scope.nested and depth < 2 else []
     kinds += ["try", "hook"] if scope.callables else []
     kinds += ["block"] if depth < 1 else []
     kind = draw(st.sampled_from(kinds))
@@ -524,7 +565,8 @@ def _statement(draw: st.DrawFn, scope: _Scope, depth: int) -> list[str]:
         return [call]
     inside = [f"    {line}" for line in _block(draw, scope, 1, 2, depth + 1)]
     if kind == "function":
-        return ["def local(v):", *inside, "    return jnp.sum(v * v)", draw(st.sampled_from(FUNCTIONS))]
+        use = draw(st.sampled_from(FUNCTIONS)).replace("{m}", draw(st.sampled_from(scope.modules)))
+        return ["def local(v):", *inside, "    return jnp.sum(v * v)", use]
     return [_filled(draw, draw(st.sampled_from(BLOCKS)), scope), *inside]
 
 

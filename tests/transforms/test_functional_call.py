@@ -288,8 +288,7 @@ def test_a_bare_read_warns_too(monkeypatch: pytest.MonkeyPatch) -> None:
 READS: dict[str, Callable[[Any], Any]] = {
     "vmap": lambda net: jax.vmap(net)(X),
     "grad": lambda net: jax.grad(lambda x: net(x).sum())(X),
-    "scan": lambda net: jax.lax.scan(lambda carry, x: (carry, net(x)), 0, X),
-    "checkpoint": lambda net: jax.checkpoint(net)(X),
+    "map": lambda net: jax.lax.map(net, X),
     "eval_shape": lambda net: jax.eval_shape(net, X),
     "make_jaxpr": lambda net: jax.make_jaxpr(net)(X),
     "functional_call": lambda net: jax.jit(lambda v: fb.functional_call(net, v, X))({"weight": jnp.ones(3)}),

@@ -1,0 +1,34 @@
+"""What a program changes, in words, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from flambeau.core.capture import Change
+from flambeau.core.cell import Cell
+from flambeau.core.tree import Node
+from flambeau.transforms._trace import Block
+
+__all__ = ["changes", "name_of_cell"]
+
+
+def name_of_cell(cell: Cell, nodes: Iterable[Node]) -> str:
+    """The class and attribute that hold `cell`, such as `BatchNorm1d.running_mean`."""
+    for node in nodes:
+        for _, registry in node._registries():
+            for name, item in registry.items():
+                if item is cell:
+                    return f"{type(node).__name__}.{name}"
+        for name, item in node._statics():
+            if item is cell:
+                return f"{type(node).__name__}.{name.lstrip('_')}"
+    return type(cell).__name__
+
+
+def changes(block: Block) -> list[str]:
+    """The cells that a block writes, and whatever else it changes, each once."""
+    nodes: Any = block.structure.nodes
+    written = [name_of_cell(block.cells[i], nodes) for i in block.written]
+    others = [entry.what for entry in block.traced.changes if isinstance(entry, Change)]
+    return list(dict.fromkeys([*written, *others]))

@@ -1,0 +1,202 @@
+"""`fb.scan_layers`: layers of one structure, one after the other, as a loop that is traced and compiled once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flambeau._errors import FlambeauWarning
+from flambeau.core import raw
+from flambeau.core.capture import Context
+from flambeau.core.cell import running
+from flambeau.core.location import users_stacklevel
+from flambeau.core.module import Module
+from flambeau.core.structure import Structure
+from flambeau.transforms._trace import Block, Flat, entering, value_of
+from flambeau.transforms.disable_jit import jit_is_disabled
+from flambeau.transforms.remat import checkpoint as remat
+from flambeau.transforms.scan import Carry
+
+__all__ = ["scan_layers"]
+
+
+def scan_layers(
+    layers: Iterable[Module],
+    input: Any,
+    *args: Any,
+    checkpoint: bool = False,
+    policy: Callable[..., bool] | None = None,
+    unroll: int | bool = 1,
+) -> Any:
+    """What `for layer in layers: input = layer(input, *args)` gives, with layers of one structure as one compiled loop.
+
+    Every layer keeps its own parameters, buffers, hooks and `state_dict` names, random layers draw what they would draw, and
+    what a layer writes is there afterwards: it is only that the time to trace and to compile does not grow with their
+    number. The weights are stacked for the loop, which copies them once at each call. Outside of a compiled function nothing
+    is gained, and the layers are called as the Python loop does.
+
+    Layers that follow each other and have the same structure (class, attributes, shapes, flags) are one loop; a layer unlike
+    its neighbours is called by itself.
+
+    Args:
+        layers: modules, as in an `nn.ModuleList`.
+        input: for the first layer: an array, or a tree of arrays, whose shapes and dtypes a layer of a loop keeps.
+        args: more arguments, the same for each layer.
+        checkpoint: whether the backward pass computes a layer's intermediate values again, rather than keep them.
+        policy: with `checkpoint`, which of them are kept all the same: one of `jax.checkpoint_policies`.
+        unroll: how many layers go into one iteration of the compiled loop.
+
+    Returns:
+        What the last layer gives.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import flambeau as fb
+        >>> from flambeau import nn
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(12))
+        ...     def forward(self, x):
+        ...         return fb.scan_layers(self.blocks, x)
+        >>> fb.jit(Net())(jnp.ones((2, 4))).shape
+        (2, 4)
+    """
+    layers = list(layers)
+    return entering(lambda: _run_all(layers, input, args, _Options(checkpoint, policy, unroll)))
+
+
+class _Options(NamedTuple):
+    checkpoint: bool
+    policy: Any
+    unroll: Any
+
+
+def _run_all(layers: list[Module], value: Any, args: tuple[Any, ...], options: _Options) -> Any:
+    if running.frame is None or not running.frame.compiles() or jit_is_disabled():
+        return _one_by_one(layers, value, args, options)
+    keys = [Structure([layer]).key for layer in layers]
+    start = 0
+    while start < len(layers):
+        stop = start + 1
+        while stop < len(layers) and keys[stop] == keys[start]:
+            stop += 1
+        loop = _Loop(layers[start:stop], value, args) if stop - start > 1 else None
+        if loop is not None and not loop.obstacle:
+            value = loop.run(options)
+        else:
+            if loop is not None:
+                _warn(layers[start], loop.obstacle)
+            value = _one_by_one(layers[start:stop], value, args, options)
+        start = stop
+    return value
+
+
+def _one_by_one(layers: list[Module], value: Any, args: tuple[Any, ...], options: _Options) -> Any:
+    for layer in layers:
+        value = (remat(layer, policy=options.policy) if options.checkpoint else layer)(value, *args)
+    return value
+
+
+def _warn(layer: Module, obstacle: str) -> None:
+    warnings.warn(
+        f"scan_layers: layers like {type(layer).__name__} are called one by one, since {obstacle}",
+        FlambeauWarning,
+        stacklevel=users_stacklevel(),
+    )
+
+
+class _Loop:
+    """Layers of one structure: the first one as a program, into which the cells of each of them fit.
+
+    A cell that all of them reach (the default generator's key, a shared module's parameter) is carried from layer to layer;
+    the others are stacked.
+    """
+
+    def __init__(self, layers: list[Module], value: Any, args: tuple[Any, ...]) -> None:
+        self.value = Carry("scan_layers", value)
+        self.arguments = Flat(args)
+        self.obstacle = ""
+        count = len(self.value.arrays)
+
+        def call(arrays: list[Any]) -> list[Any]:
+            given = self.value.flat.rebuild(arrays[:count])
+            return self.value.next(layers[0](given, *self.arguments.rebuild(arrays[count:])), arrays[:count])
+
+        likes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.value.arrays]
+        things = [layers[0], *self.value.flat.things, *self.arguments.things]
+        self.block = block = Block(call, [*likes, *self.arguments.arrays], [], things, lasting=1)
+        shared = block.structure.roots[1:]
+        self.structures = [block.structure, *(Structure([layer, *shared]) for layer in layers[1:])]
+        self.columns = [list(cells) for cells in zip(*(each.cells for each in self.structures), strict=False)]
+        self.own = [i for i, cells in enumerate(self.columns) if cells[0] is not cells[1]]
+        self.obstacle = self._obstacle()
+
+    def _obstacle(self) -> str:
+        """What keeps them from being one loop."""
+        block = self.block
+        if any(each.key != block.structure.key for each in self.structures):
+            return "what they share with each other is not the same for all"
+        own = [cell for i in self.own for cell in self.columns[i]]
+        if len(set(own)) < len(own) or any(len(set(self.columns[i])) > 1 for i in self._shared()):
+            return "some of them share parameters that the others do not"
+        if block.reads:
+            node, name = block.reads[0]
+            return f"they read what {type(node).__name__}.{name} holds; keep it in a buffer (self.register_buffer)"
+        if block.traced.restless:
+            return f"`{block.traced.restless}` of what they share changes from one to the next"
+        return ""
+
+    def _shared(self) -> list[int]:
+        own = set(self.own)
+        return [i for i in range(len(self.columns)) if i not in own]
+
+    def run(self, options: _Options) -> Any:
+        block, own = self.block, set(self.own)
+        values = block.values()
+        count = len(self.value.arrays)
+        carried = [i for i in block.written if i not in own]
+        used = self._used()
+        stacked = [jnp.stack([value_of(cell) for cell in self.columns[i]]) for i in used]
+
+        def body(state: tuple[list[Any], list[Any]], columns: list[Any]) -> tuple[Any, Any]:
+            written, arrays = state
+            cells = list(values)
+            for i, value in (*zip(carried, written, strict=True), *zip(used, columns, strict=True)):
+                cells[i] = value
+            outs = block.evaluate(*cells, *arrays, *self.arguments.arrays)
+            new = dict(zip(block.written, outs, strict=False))
+            rest = outs[len(block.written) : len(outs) - count]
+            return ([new[i] for i in carried], outs[len(outs) - count :]), ([new[i] for i in new if i in own], rest)
+
+        if options.checkpoint:
+            body = jax.checkpoint(body, policy=options.policy, prevent_cse=False)
+        start = [values[i] for i in carried], self.value.arrays
+        (shared, arrays), (written, effects) = lax.scan(
+            body, start, stacked, length=len(self.structures), unroll=options.unroll
+        )
+        block.write(shared, carried)
+        for k, structure in enumerate(self.structures):
+            mine = [i for i in block.written if i in own]
+            block.write([column[k] for column in written], mine, structure.cells)
+            self._replay(structure, [column[k] for column in effects])
+        return self.value.flat.rebuild(arrays)
+
+    def _used(self) -> list[int]:
+        """Which of the layers' own cells the program looks at."""
+        jaxpr = self.block.traced.closed.jaxpr
+        used = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
+        return [i for i in self.own if id(jaxpr.invars[i]) in used]
+
+    def _replay(self, structure: Structure, arrays: list[Any]) -> None:
+        """Makes the changes that one layer makes besides writing cells."""
+        outs = [*([None] * len(self.block.written)), *arrays]
+        self.block.traced.outcome.change(Context(structure.nodes, structure.cells, outs, structure.watched))
+
+
+raw.introduce("scan_layers", scan_layers)

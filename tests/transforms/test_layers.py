@@ -1,0 +1,145 @@
+"""`fb.scan_layers` and `Sequential.scanned`: what the Python loop over the layers gives and leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flambeau as fb
+from flambeau import nn
+from tests.transforms.states import Observer, assert_same
+
+X = jnp.arange(12.0).reshape(4, 3) / 10
+
+
+class Block(nn.Module):
+    def __init__(self, shared: Any = None) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.dropout = nn.Dropout(0.2)
+        self.trace: list[Any] = []
+        self.shared = shared
+
+    def forward(self, x: Any, bias: Any) -> Any:
+        self.trace.append(x.mean())
+        self.last_shape = x.shape
+        self.cache = x
+        y = self.dropout(jnp.tanh(self.norm(self.linear(x)))) + bias
+        return y if self.shared is None else self.shared(y)
+
+
+class Net(nn.Module):
+    def __init__(self, count: int, scan: bool, shared: bool, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3) if shared else None
+        self.blocks = nn.ModuleList(Block(self.norm) for _ in range(count))
+        self.blocks[1].register_forward_hook(_keep)
+        self.blocks[count - 1].eval()
+        self.scan, self.options = scan, options
+
+    def forward(self, x: Any) -> Any:
+        bias = 0.1 * x
+        if self.scan:
+            return fb.scan_layers(self.blocks, x, bias, **self.options)
+        for block in self.blocks:
+            x = block(x, bias)
+        return x
+
+
+def _keep(module: Any, args: Any, output: Any) -> None:
+    module.kept = output
+
+
+def outcome(scan: bool, *, compiled: bool, shared: bool = False, **options: Any) -> Any:
+    fb.manual_seed(2)
+    net = Net(6, scan, shared, options).double()
+    run = fb.value_and_grad(lambda net, x: (net(x) ** 2).sum(), argnums=(0, 1))
+    run = fb.jit(run) if compiled else run
+    observer = Observer(holds=True)
+    results = [observer.result(run(net, X)) for _ in range(2)]
+    net.scan, net.options = False, {}
+    return results, observer.state(net, fb.default_generator)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"checkpoint": True}, {"unroll": 2}, {"checkpoint": True, "policy": jax.checkpoint_policies.dots_saveable}],
+)
+def test_it_is_the_loop(options: dict[str, Any], shared: bool) -> None:
+    expected = outcome(False, compiled=False, shared=shared)
+    assert_same(expected, outcome(True, compiled=True, shared=shared, **options))
+
+
+def test_it_is_the_loop_when_not_compiled() -> None:
+    assert_same(outcome(False, compiled=False), outcome(True, compiled=False, checkpoint=True))
+
+
+def test_the_layers_are_traced_once() -> None:
+    calls = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x: Any) -> Any:
+            calls.append(x)
+            return self.linear(x)
+
+    net = nn.Sequential(*(Counting() for _ in range(20))).double().scanned()
+    fb.jit(net)(X)
+    assert len(calls) == 1
+    names = list(net.state_dict())
+    assert names[:2] == ["0.linear.weight", "0.linear.bias"]
+    assert len(names) == 40
+
+
+def test_layers_unlike_their_neighbours_are_called_by_themselves() -> None:
+    wide = [nn.Linear(5, 5) for _ in range(7)]
+    layers = [nn.Linear(3, 5), *wide[:4], nn.Tanh(), *wide[4:], nn.Linear(5, 2)]
+    net = nn.Sequential(*layers).double()
+    expected = net(X)
+    np.testing.assert_allclose(fb.jit(net.scanned())(X), expected, rtol=1e-12)
+    text = str(fb.jit(lambda x: net(x)).trace(X).jaxpr)
+    assert text.count("scan[") == 2
+    assert str(fb.jit(lambda x: net(x)).trace(X).jaxpr) == text
+    net.scanned(False)
+    assert "scan[" not in str(fb.jit(lambda x: net(x)).trace(X).jaxpr)
+
+
+def test_what_cannot_be_a_loop_is_called_in_turn_and_says_why() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.history = [jnp.ones(3)]
+
+        def forward(self, x: Any) -> Any:
+            return x * self.history[0]
+
+    net = nn.Sequential(*(Reading() for _ in range(3)))
+    with pytest.warns(fb.FlambeauWarning, match=r"called one by one, since they read what Reading.history holds"):
+        np.testing.assert_allclose(fb.jit(net.scanned())(X), X)
+    layer = nn.Linear(3, 3).double()
+    tied = nn.Sequential(*(nn.Linear(3, 3) for _ in range(3))).double()
+    tied[2].weight = tied[0].weight
+    with pytest.warns(fb.FlambeauWarning, match="share parameters"):
+        np.testing.assert_allclose(fb.jit(tied.scanned())(X), tied.scanned(False)(X), rtol=1e-12)
+    # One and the same layer again and again is a loop that carries it.
+    again = nn.Sequential(*[layer] * 4)
+    np.testing.assert_allclose(fb.jit(again.scanned())(X), again.scanned(False)(X), rtol=1e-12)
+
+
+def test_a_layer_whose_output_is_another_shape() -> None:
+    class Growing(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return jnp.concatenate([x, x], -1)
+
+    net = nn.Sequential(Growing(), Growing())
+    with pytest.raises(fb.ShapeError, match=r"expected the carry to stay float64\[4, 3\], got float64\[4, 6\]"):
+        fb.jit(net.scanned())(X)
