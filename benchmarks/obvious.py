@@ -128,14 +128,11 @@ for _name, _reduce in (("AdaptiveAvgPool2d", jnp.mean), ("AdaptiveMaxPool2d", jn
 
 
 def _conv(values: Values, x: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
-    """One of 3x3 that keeps the size, but for the stride."""
+    """One that keeps the size, but for the stride."""
+    weight, numbers = values["weight"], ("NCHW", "OIHW", "NCHW")
+    around = [(weight.shape[2] // 2, weight.shape[3] // 2)] * 2
     output = lax.conv_general_dilated(
-        x,
-        values["weight"],
-        (stride, stride),
-        [(1, 1)] * 2,
-        feature_group_count=groups,
-        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        x, weight, (stride, stride), around, dimension_numbers=numbers, feature_group_count=groups
     )
     return output + values["bias"][:, None, None]
 
@@ -152,7 +149,7 @@ def _conv_transpose(values: Values, x: jax.Array) -> jax.Array:
 _FEATURES = normal(8, 64, 28, 28)
 row("Conv2d 3x3", lambda nn: nn.Conv2d(64, 64, 3, padding=1), _conv, _FEATURES)
 row("Conv2d 3x3, stride 2", lambda nn: nn.Conv2d(64, 64, 3, 2, 1), partial(_conv, stride=2), _FEATURES)
-row("Conv2d 1x1", lambda nn: nn.Conv2d(64, 64, 1, padding=1), _conv, _FEATURES)
+row("Conv2d 1x1", lambda nn: nn.Conv2d(64, 64, 1), _conv, _FEATURES)
 row("Conv2d depthwise", lambda nn: nn.Conv2d(64, 64, 3, 1, 1, groups=64), partial(_conv, groups=64), _FEATURES)
 row(
     "Conv2d depthwise, stride 2",

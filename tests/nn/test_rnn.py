@@ -154,6 +154,32 @@ def test_dropout_is_the_same_compiled() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_large_batches(name: str) -> None:
+    """A CPU computes them in another form, step by step, with the results and gradients of the small ones in them."""
+    net = getattr(nn, name)(2, 3, 2, bidirectional=True).double()
+    sequences = [normal(length, 2, seed=i) for i, length in enumerate([4, 4, 3, 4, 1, 2, 4, 3, 4])]
+
+    def loss(net: Any, sequences: list[Any]) -> Any:
+        packed = net(pack_sequence(sequences, enforce_sorted=False))[0]
+        outputs = [
+            *nn.utils.rnn.unpack_sequence(packed),
+            *jnp.unstack(net(jnp.stack([sequences[0]] * 9, 1))[0], axis=1),
+        ]
+        return sum(jnp.sum(output**2) for output in outputs), outputs[: len(sequences)]
+
+    (_, whole), grads = fb.value_and_grad(loss, has_aux=True)(net, sequences)
+    for output, sequence in zip(whole, sequences, strict=True):
+        np.testing.assert_allclose(output, net(jnp.asarray(sequence))[0], rtol=1e-12)
+
+    def one_by_one(net: Any, sequences: list[Any]) -> Any:
+        alone = [jnp.sum(net(jnp.asarray(sequence))[0] ** 2) for sequence in sequences]
+        return sum(alone) + 9 * alone[0]
+
+    for key, expected in fb.grad(one_by_one)(net, sequences).items():
+        np.testing.assert_allclose(grads[key], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_empty_batch(name: str) -> None:
     output, state = getattr(nn, name)(2, 3, 2)(jnp.zeros((4, 0, 2), np.float32))
     assert output.shape == (4, 0, 3)

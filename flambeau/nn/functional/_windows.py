@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +37,21 @@ Maxima: TypeAlias = Any
 
 _SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 
-# Up to this many positions overlapping windows are searched one after the other; longer ones by doubling.
+# Up to this many positions a window is searched one after the other; longer ones by doubling.
 _FEW = 8
-# Up to this many positions windows side by side are searched so too; longer ones as a dimension of their own.
-_VERY_FEW = 2
+# Up to this size windows side by side are reduced, and up to that searched, one position after the other. All such numbers
+# are measured on a CPU.
+_SMALL, _SMALL_TO_SEARCH = 4, 2
+
+
+class _Reduction(NamedTuple):
+    """A sum or a maximum."""
+
+    nothing: float
+    """That of nothing at all."""
+    of_two: Callable[[jax.Array, jax.Array], jax.Array]
+    over_axes: Callable[[jax.Array, tuple[int, ...]], jax.Array]
+
 
 _Pair: TypeAlias = tuple[jax.Array, jax.Array]
 """Values, and for each the flat index of where in the input's spatial dimensions it stands."""
@@ -174,8 +185,10 @@ def adaptive_windows(n: int, input: jax.Array, output_size: OutputSize) -> tuple
 @partial(jax.jit, static_argnums=(1, 2))
 def maxima(x: jax.Array, windows: tuple[Window, ...], return_indices: bool) -> Maxima:
     """The maximum over each window of the last axes of `x`, and where it stands."""
+    if not return_indices:
+        return _maximum(x, windows)
     values, indices = _first_maximum(x, windows)
-    return (values, indices.astype(int)) if return_indices else values
+    return values, indices.astype(int)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
@@ -183,7 +196,7 @@ def averages(x: jax.Array, windows: tuple[Window, ...], include_pad: bool, divis
     """The sum over each window of the last axes of `x`, divided by `divisor` or by how much there is in the window."""
     # Narrow numbers are summed in 32 bits.
     wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
-    total = _window_sum(x.astype(wide) if x.dtype.itemsize < 4 else x, windows)
+    total = _sums(x.astype(wide) if x.dtype.itemsize < 4 else x, windows)
     if divisor is None:
         counts = np.ix_(*(_window_counts(window, include_pad=include_pad) for window in windows))
         parts = reduce(jnp.multiply, map(jnp.asarray, counts)).astype(total.dtype)
@@ -212,21 +225,63 @@ def _window_counts(window: Window, *, include_pad: bool) -> np.ndarray:
     return np.minimum(stops, window.size) - np.maximum(starts, 0)
 
 
-def _window_sum(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
-    """The sum over each window of the last axes of `x`.
+def _sums(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
+    """The sum over each window of the last axes of `x`."""
+    if _lie_apart(windows) and max(window.kernel for window in windows) > _SMALL:
+        for axis, window in _axes(x, windows):
+            x = _side_by_side(x, axis, window, 0)
+        return lax.reduce_sum(x, tuple(range(x.ndim - 1, x.ndim - 1 - 2 * len(windows), -2)))
+    return _axis_by_axis(x, windows, _Reduction(0, lax.add, lax.reduce_sum))
 
-    One axis at a time: k + k additions a window instead of k², in operations that compile alike for any k. The first axis
-    first, so that most of the additions are of whole rows. XLA sums over a dimension faster than over windows.
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _maximum(x: jax.Array, windows: tuple[Window, ...]) -> jax.Array:
+    """The maximum over each window of the last axes of `x`, which costs less without its index."""
+    maximum = _Reduction(_lowest(x.dtype), lax.max, lax.reduce_max)
+    if not _lie_apart(windows):
+        return _axis_by_axis(x, windows, maximum)
+    if max(window.kernel for window in windows) > _SMALL:
+        return _over_windows(x, _axes(x, windows), maximum)
+    for axis, window in reversed(_axes(x, windows)):
+        x = reduce(lax.max, _positions(x, axis, window))
+    return x
+
+
+def _lie_apart(windows: Sequence[Window]) -> bool:
+    """Whether the windows share nothing, nor are unlike: then nothing is spared by going axis by axis."""
+    return all(window.tiles and window.positions is None for window in windows)
+
+
+def _axis_by_axis(x: jax.Array, windows: Sequence[Window], which: _Reduction) -> jax.Array:
+    """The sum or maximum over each window: for a window of k times k that overlaps others, k + k operations instead of k².
+
+    The first axis comes first, so that most operations are on whole rows. XLA reduces dimensions faster than windows, above
+    all in the gradient of a sum.
     """
     for axis, window in reversed(_axes(x, windows)):
-        if window.tiles:
-            x = _side_by_side(x, axis, window, 0).sum(axis + 1, dtype=x.dtype)
+        if window.tiles and window.behind == 0:  # else a copy without the rest would cost more than it spares
+            x = which.over_axes(_side_by_side(x, axis, window, which.nothing), (axis + 1,))
         else:
-            shape, strides, padding = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
-            shape[axis], strides[axis] = window.kernel, window.stride
-            padding[axis] = (window.padding, max(window.behind, 0))
-            x = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, tuple(shape), tuple(strides), tuple(padding))
+            x = _over_windows(x, [(axis, window)], which)
     return x
+
+
+def _over_windows(x: jax.Array, axes: Sequence[tuple[int, Window]], which: _Reduction) -> jax.Array:
+    """The sum or maximum over windows of these axes at once, by XLA's operation for it."""
+    shape, strides, padding, dilation = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim, [1] * x.ndim
+    for axis, window in axes:
+        shape[axis], strides[axis], dilation[axis] = window.kernel, window.stride, window.dilation
+        padding[axis] = (window.padding, max(window.behind, 0))
+    nothing = np.array(which.nothing, x.dtype)
+    return lax.reduce_window(x, nothing, which.of_two, shape, strides, padding, window_dilation=dilation)
+
+
+@_maximum.defjvp
+def _(
+    windows: tuple[Window, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    values, index = _first_maximum(*primals, windows)
+    return values, _picked(*tangents, index, windows)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -242,9 +297,12 @@ def _first_maximum(x: jax.Array, windows: tuple[Window, ...]) -> _Pair:
     takes about ten times as long as this on a CPU, and a sum of `where`s keeps a mask for each position of the window.)
     """
     sizes = x.shape[-len(windows) :]
-    index = jnp.broadcast_to(lax.iota(jnp.int32, math.prod(sizes)).reshape(sizes), x.shape)
-    pair, axes = (x, index), _axes(x, windows)
-    for axis, window in reversed(axes) if all(map(_by_index, windows)) else axes:
+    pair = (x, jnp.broadcast_to(_places(sizes), x.shape))
+    axes, by_index = _axes(x, windows), all(map(_by_index, windows))
+    if by_index and _is_one(windows):
+        whole = (_only_window(pair[0], windows), _only_window(pair[1], windows))
+        return _first_in(whole, x.ndim, nowhere=math.prod(sizes))
+    for axis, window in reversed(axes) if by_index else axes:
         if window.stride < window.reach and axis < x.ndim - 1:
             # Windows overlap: keeps XLA from computing the axis before again for each window that reads of it.
             pair = (lax.optimization_barrier(pair[0]), lax.optimization_barrier(pair[1]))
@@ -254,10 +312,33 @@ def _first_maximum(x: jax.Array, windows: tuple[Window, ...]) -> _Pair:
 
 @_first_maximum.defjvp
 def _(windows: tuple[Window, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[_Pair, _Pair]:
-    (x,), (tangent,) = primals, tangents
-    values, index = _first_maximum(x, windows)
-    picked = at_indices(tangent, index, len(windows))
-    return (values, index), (picked, np.zeros(index.shape, jax.dtypes.float0))  # pyright: ignore[reportReturnType]
+    values, index = _first_maximum(*primals, windows)
+    return (values, index), (_picked(*tangents, index, windows), np.zeros(index.shape, jax.dtypes.float0))  # pyright: ignore[reportReturnType]
+
+
+def _is_one(windows: Sequence[Window]) -> bool:
+    return all(window.count == 1 for window in windows)
+
+
+def _only_window(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
+    """The one window as an axis behind those that it covers, which keep size 1: to search all at once spares a pass."""
+    kernels = [window.kernel for window in windows]
+    cut = x[(..., *map(slice, kernels))]
+    # (..., H, W) to (..., 1, 1, H · W)
+    return cut.reshape(*x.shape[: -len(kernels)], *[1] * len(kernels), math.prod(kernels))
+
+
+def _picked(x: jax.Array, index: jax.Array, windows: Sequence[Window]) -> jax.Array:
+    """What stands in `x` at each window's index; where there is one, by a sum, whose transpose compares and scatters not."""
+    n = len(windows)
+    if not _is_one(windows):
+        return at_indices(x, index, n)
+    return jnp.sum(jnp.where(_places(x.shape[-n:]) == index, x, 0), tuple(range(-n, 0)), keepdims=True)
+
+
+def _places(sizes: tuple[int, ...]) -> jax.Array:
+    """The flat index of each point."""
+    return lax.iota(jnp.int32, math.prod(sizes)).reshape(sizes)
 
 
 def _axes(x: jax.Array, windows: Sequence[Window]) -> list[tuple[int, Window]]:
@@ -275,7 +356,7 @@ def _side_by_side(x: jax.Array, axis: int, window: Window, fill: float) -> jax.A
 
 
 def _by_index(window: Window) -> bool:
-    return window.tiles and (window.positions is not None or window.kernel > _VERY_FEW)
+    return window.tiles and (window.positions is not None or window.kernel > _SMALL_TO_SEARCH)
 
 
 def first_along(pair: _Pair, axis: int, window: Window, nowhere: int) -> _Pair:
@@ -290,30 +371,35 @@ def first_along(pair: _Pair, axis: int, window: Window, nowhere: int) -> _Pair:
         around[axis] = (window.padding, max(window.behind, 0), 0)
         values = lax.pad(values, np.array(lowest, values.dtype), around)
         index = lax.pad(index, np.array(nowhere, index.dtype), around)
-    pair, dilation, last = (values, index), window.dilation, (window.count - 1) * window.stride
+    better = partial(_better, nowhere=nowhere)
     if window.kernel <= _FEW:
-        starts = [dilation * k for k in range(window.kernel)]
-        best = _cut(pair, axis, 0, last + 1, window.stride)
-        for start in starts[1:]:
-            best = _better(best, _cut(pair, axis, start, start + last + 1, window.stride), nowhere)
-        return best
-    covered = 1
+        return reduce(better, zip(_positions(values, axis, window), _positions(index, axis, window), strict=True))
+    pair, covered = (values, index), 1
     while covered < window.kernel:
         # Two windows of which one starts where the other ends, or before, make a longer one.
         shift = min(covered, window.kernel - covered)
-        ends = pair[0].shape[axis] - dilation * shift
-        pair = _better(_cut(pair, axis, 0, ends), _cut(pair, axis, dilation * shift, ends + dilation * shift), nowhere)
+        ends, further = pair[0].shape[axis] - window.dilation * shift, window.dilation * shift
+        pair = better(_cut(pair, axis, 0, ends), _cut(pair, axis, further, ends + further))
         covered += shift
-    return _cut(pair, axis, 0, last + 1, window.stride)
+    return _cut(pair, axis, 0, (window.count - 1) * window.stride + 1, window.stride)
+
+
+def _positions(x: jax.Array, axis: int, window: Window) -> list[jax.Array]:
+    """The first position of each window of a padded axis, the second of each, and so on."""
+    last = (window.count - 1) * window.stride
+    starts = [window.dilation * k for k in range(window.kernel)]
+    return [lax.slice_in_dim(x, start, start + last + 1, window.stride, axis) for start in starts]
 
 
 def _first_in(pair: _Pair, axis: int, nowhere: int) -> _Pair:
     """The first maximum in an axis, which goes: of equal ones that of the lowest index, of NaNs that of the highest."""
     values, index = pair
     peak = jnp.max(values, axis, keepdims=True)
+    # As floating numbers, where those are exact, for a CPU finds their minimum in half the time.
+    number = index.astype(jnp.float32 if nowhere < 2**24 else jnp.int32)
     # Below 0 stands a NaN, the further the later it comes.
-    place = jnp.where(values == peak, index, jnp.where(values != values, -1 - index, nowhere)).min(axis)
-    return jnp.squeeze(peak, axis), jnp.where(place < 0, -1 - place, place)
+    place = jnp.where(values == peak, number, jnp.where(values != values, -1 - number, nowhere)).min(axis)
+    return jnp.squeeze(peak, axis), jnp.where(place < 0, -1 - place, place).astype(index.dtype)
 
 
 def _cut(pair: _Pair, axis: int, start: int, stop: int, stride: int = 1) -> _Pair:

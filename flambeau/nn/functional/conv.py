@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from flambeau._errors import ShapeError
 from flambeau.nn.functional._autocast import lowered
 from flambeau.nn.functional._checks import IntOrTuple, check_rank, check_same_dtype, describe, to_tuple
+from flambeau.nn.functional._convolution import Geometry, convolve, transposed
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
 Padding: TypeAlias = IntOrTuple | Literal["valid", "same"]
 
 _SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
-# Above so many kernel positions a sum that is written out takes longer to compile than it saves.
-_MOST_TAPS = 64
-
-
-class _Geometry(NamedTuple):
-    """How the kernel moves over the input: one entry for each spatial dimension, and the number of groups."""
-
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
 
 
 def conv1d(
@@ -62,6 +47,7 @@ def conv1d(
         DtypeError: the arguments differ in dtype.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> conv1d(jnp.arange(5.0)[None], jnp.ones((1, 1, 3)))
         Array([[3., 6., 9.]], dtype=float32)
 
@@ -101,6 +87,7 @@ def conv2d(
         DtypeError: the arguments differ in dtype.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> conv2d(jnp.ones((8, 3, 32, 32)), jnp.ones((16, 3, 3, 3)), stride=2, padding=1).shape
         (8, 16, 16, 16)
 
@@ -140,6 +127,7 @@ def conv3d(
         DtypeError: the arguments differ in dtype.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> conv3d(jnp.ones((1, 2, 4, 4, 4)), jnp.ones((5, 2, 3, 3, 3)), padding="same").shape
         (1, 5, 4, 4, 4)
 
@@ -179,6 +167,7 @@ def conv_transpose1d(
         DtypeError: the arguments differ in dtype.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> conv_transpose1d(jnp.array([[1.0, 2.0]]), jnp.ones((1, 1, 2)), stride=2)
         Array([[1., 1., 2., 2.]], dtype=float32)
 
@@ -220,6 +209,7 @@ def conv_transpose2d(
         DtypeError: the arguments differ in dtype.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> conv_transpose2d(jnp.ones((8, 16, 7, 7)), jnp.ones((16, 4, 4, 4)), stride=2, padding=1).shape
         (8, 4, 14, 14)
 
@@ -261,6 +251,7 @@ def conv_transpose3d(
         DtypeError: the arguments differ in dtype.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> conv_transpose3d(jnp.ones((1, 4, 2, 2, 2)), jnp.ones((4, 3, 2, 2, 2)), stride=2).shape
         (1, 3, 4, 4, 4)
 
@@ -296,7 +287,7 @@ def _conv(
         raise ShapeError(f"expected input with ({_SPATIAL[n]}) of at least {least}, got {describe(input)}")
     check_same_dtype(input, weight=weight, bias=bias)
     batch = input if input.ndim == n + 2 else input[None]
-    output = _convolve(batch, weight, _Geometry(strides, paddings, dilations, groups))
+    output = convolve(batch, weight, Geometry(strides, paddings, dilations, groups))
     return _finish(output, bias, batched=input.ndim == n + 2)
 
 
@@ -332,7 +323,7 @@ def _conv_transpose(
     check_same_dtype(input, weight=weight, bias=bias)
     batch = input if input.ndim == n + 2 else input[None]
     both_sides = tuple((p, p) for p in paddings)
-    output = _transposed(batch, weight, _Geometry(strides, both_sides, dilations, groups), (channels, *sizes))
+    output = transposed(batch, weight, Geometry(strides, both_sides, dilations, groups), (channels, *sizes))
     return _finish(output, bias, batched=input.ndim == n + 2)
 
 
@@ -396,104 +387,3 @@ def _finish(output: jax.Array, bias: jax.Array | None, *, batched: bool) -> jax.
     if bias is not None:
         output = output + bias.reshape(-1, *[1] * (output.ndim - 2))  # (O,) to (O, 1, ..., 1)
     return output if batched else output[0]
-
-
-@partial(jax.jit, static_argnums=(2, 3))
-def _convolve(x: jax.Array, w: jax.Array, geometry: _Geometry, to_be_transposed: bool = False) -> jax.Array:
-    """Takes x `(N, C, *spatial)` and w `(O, C / groups, *kernel)` to `(N, O, *spatial')` in the form that is fast.
-
-    XLA's CPU backend is fast for ungrouped convolutions of one and two dimensions. Measured there on two cores: with
-    groups it takes ten to a hundred times as long as PyTorch, the weight's gradient more (3x3, 256 channels, 32 groups:
-    1.5 s instead of 3 ms); so do gradients of strided convolutions that are three-dimensional or were transposed. For
-    these the CPU gets a sum over kernel positions; GPUs and TPUs have kernels of their own and keep the one operation.
-
-    The choice is left to lowering (`platform_dependent`), not made from `jax.default_backend()`, because an array may
-    live on the CPU of a machine that has a GPU, and because a function may be exported for both.
-    """
-    one_operation = partial(_one_operation, geometry=geometry)
-    strided_transpose = to_be_transposed and max(geometry.stride) > 1
-    if geometry.groups == 1 and x.ndim < 5 and not strided_transpose:
-        return one_operation(x, w)
-    depthwise = geometry.groups > 1 and w.shape[1] == 1
-    form = _unrolled_taps if depthwise and math.prod(w.shape[2:]) <= _MOST_TAPS else _scanned_taps
-    # Without the checkpoint each tap would be kept for the backward pass: the input, once for each kernel position.
-    return lax.platform_dependent(x, w, cpu=jax.checkpoint(partial(form, geometry=geometry)), default=one_operation)
-
-
-def _one_operation(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
-    spatial = "DHW"[-(x.ndim - 2) :]
-    return lax.conv_general_dilated(
-        x,
-        w,
-        geometry.stride,
-        geometry.padding,
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=("NC" + spatial, "OI" + spatial, "NC" + spatial),
-        feature_group_count=geometry.groups,
-    )
-
-
-class _Taps(NamedTuple):
-    """A convolution as Σₖ wₖ xₖ, where the tap xₖ is the part of the padded input that kernel position k meets."""
-
-    padded: jax.Array  # (N, C, *padded spatial)
-    weights: jax.Array  # (taps, groups, O / groups, C / groups)
-    starts: np.ndarray  # (taps, 2 + spatial dimensions): the index in `padded` at which each tap begins
-    sizes: tuple[int, ...]  # spatial sizes of the result, and so of each tap
-
-
-def _taps(x: jax.Array, w: jax.Array, geometry: _Geometry) -> _Taps:
-    (out_channels, depth, *kernel), groups = w.shape, geometry.groups
-    # 16-bit inputs are summed in 32 bits, as one convolution would.
-    wide = jnp.promote_types(x.dtype, jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype
-    padded = lax.pad(x.astype(wide), jnp.zeros((), wide), [(0, 0, 0)] * 2 + [(*p, 0) for p in geometry.padding])
-    # (O, C / groups, *kernel) to (groups, O / groups, C / groups, taps) to taps first
-    weights = jnp.moveaxis(w.astype(wide).reshape(groups, out_channels // groups, depth, -1), -1, 0)
-    starts = np.array(list(np.ndindex(1, 1, *kernel)), np.int32) * np.array((1, 1, *geometry.dilation), np.int32)
-    spaces = zip(padded.shape, starts[-1].tolist(), (1, 1, *geometry.stride), strict=True)
-    sizes = tuple((size - last - 1) // s + 1 for size, last, s in spaces)
-    return _Taps(padded, weights, starts, sizes[2:])
-
-
-def _unrolled_taps(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
-    """The sum of a depthwise convolution: multiplications and additions of slices, which XLA fuses into one loop."""
-    padded, weights, starts, sizes = _taps(x, w, geometry)
-    (batch, channels), ones, step = x.shape[:2], [1] * len(sizes), (1, 1, *geometry.stride)
-    reach = [(size - 1) * s + 1 for size, s in zip((batch, channels, *sizes), step, strict=True)]
-    total = jnp.zeros((), padded.dtype)
-    for weight, start in zip(weights, starts.tolist(), strict=True):
-        tap = lax.slice(padded, start, [a + length for a, length in zip(start, reach, strict=True)], step)
-        total += weight.reshape(channels, -1, *ones) * tap[:, :, None]  # (C, O / C, 1, ...) with (N, C, 1, *sizes)
-    return total.reshape(batch, w.shape[0], *sizes).astype(x.dtype)
-
-
-def _scanned_taps(x: jax.Array, w: jax.Array, geometry: _Geometry) -> jax.Array:
-    """The sum as a loop of dots, which compiles in the same time for kernels of any size and groups of any number."""
-    padded, weights, starts, sizes = _taps(x, w, geometry)
-    (batch, channels), points = x.shape[:2], math.prod(sizes)
-    _, groups, group_channels, depth = weights.shape
-    reach = [(size - 1) * s + 1 for size, s in zip(sizes, geometry.stride, strict=True)]
-
-    @partial(jax.checkpoint, prevent_cse=False)  # the body of a scan needs no guard against common subexpressions
-    def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        weight, start = tap
-        part = lax.dynamic_slice(padded, start, (batch, channels, *reach))
-        part = part[(..., *(slice(None, None, s) for s in geometry.stride))]
-        part = part.reshape(batch, groups, depth, points)  # (N, C, *sizes) to (N, groups, C / groups, points)
-        return total + jnp.einsum("goc,ngcp->ngop", weight, part), None
-
-    nothing = jnp.zeros((batch, groups, group_channels, points), padded.dtype)
-    total, _ = lax.scan(add, nothing, (weights, jnp.asarray(starts)))
-    return total.reshape(batch, w.shape[0], *sizes).astype(x.dtype)
-
-
-@partial(jax.jit, static_argnums=(2, 3))
-def _transposed(x: jax.Array, w: jax.Array, geometry: _Geometry, shape: tuple[int, ...]) -> jax.Array:
-    """The transpose of `_convolve` as a map from arrays `(N, *shape)`."""
-
-    def convolution(y: jax.Array) -> jax.Array:
-        # An output_padding of a stride or more leaves room for further results, which are no part of x.
-        return _convolve(y, w, geometry, True)[(..., *(slice(size) for size in x.shape[2:]))]
-
-    (output,) = jax.linear_transpose(convolution, jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype))(x)
-    return output

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from flambeau._errors import DtypeError, ShapeError
+from flambeau.nn.functional import _convolution, conv_tbc
 from flambeau.nn.functional import conv as F
-from flambeau.nn.functional import conv_tbc
 from tests.nn.functional.parity import compare, normal
 
 CONVOLUTIONS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
@@ -132,7 +132,7 @@ def test_empty_batches() -> None:
         assert F.conv_transpose1d(jnp.zeros((0, 4, 5)), w, stride=2, groups=groups).shape == (0, 4, 11)
 
 
-GEOMETRY = F._Geometry((2, 1), ((1, 0), (2, 2)), (1, 2), 1)
+GEOMETRY = _convolution.Geometry((2, 1), ((1, 0), (2, 2)), (1, 2), 1)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
@@ -140,8 +140,8 @@ def test_all_forms_are_one_function(groups: int) -> None:
     """What the CPU gets is what other platforms get, which no test here can run."""
     x, w = jnp.asarray(normal(2, 4, 7, 6)), jnp.asarray(normal(8, 4 // groups, 3, 2))
     geometry = GEOMETRY._replace(groups=groups)
-    forms = [F._scanned_taps, F._unrolled_taps] if groups == 4 else [F._scanned_taps]
-    expected = F._one_operation(x, w, geometry)
+    forms = [_convolution._scanned_taps, _convolution._unrolled_taps] if groups == 4 else [_convolution._scanned_taps]
+    expected = _convolution._one_operation(x, w, geometry)
     for form in forms:
         np.testing.assert_allclose(form(x, w, geometry), expected, rtol=1e-12, atol=1e-12)
 
@@ -177,6 +177,19 @@ def test_only_the_cpu_gets_sums_over_taps(case: str) -> None:
     for platform, count in (("cpu", 0), ("cuda", 2), ("tpu", 2)):  # a sum's gradient needs no value, so two remain
         text = both.lower(lowering_platforms=(platform,)).as_text()
         assert text.count("stablehlo.convolution") == count, platform
+
+
+def test_of_a_strided_transpose_only_the_weights_gradient_is_a_sum() -> None:
+    """Everything else is as fast, or faster, in one operation; and where no such gradient is asked for, there is no sum."""
+    x, w = jnp.asarray(normal(2, 4, 8, 8)), jnp.asarray(normal(4, 3, 3, 3))
+    function = partial(F.conv_transpose2d, stride=2)
+    both = jax.jit(jax.grad(lambda x, w: function(x, w).sum(), (0, 1))).trace(x, w)
+    for platform, counts in (("cpu", (1, True)), ("cuda", (2, False)), ("tpu", (2, False))):
+        text = both.lower(lowering_platforms=(platform,)).as_text()
+        assert (text.count("stablehlo.convolution"), "stablehlo.while" in text) == counts, platform
+    assert "scan" not in str(jax.make_jaxpr(jax.grad(lambda x: function(x, w).sum()))(x))
+    _, pull = jax.vjp(function, x, w)
+    assert sum(leaf.size for leaf in jax.tree.leaves(pull)) <= x.size + w.size + 4 * 9 + 1
 
 
 MISFITS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any], str]] = [

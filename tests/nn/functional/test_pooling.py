@@ -48,6 +48,10 @@ def assert_torchs(torch: Any, name: str, x: np.ndarray, *args: Any, **options: A
     if places is not None:
         np.testing.assert_array_equal(indices, places)
         assert str(indices.dtype) == "int64"
+        # Without indices, and without a derivative that asks for them, they are found in another way.
+        options.pop("return_indices", None)
+        alone = getattr(F, name.removesuffix("_with_indices"))(jnp.asarray(x), *args, **options)
+        np.testing.assert_array_equal(alone, value)
     (slope,) = torch.autograd.grad(expected, given, torch.tensor(normal(*expected.shape, seed=1)))
     np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-9)
 
@@ -149,6 +153,17 @@ def test_long_windows(torch: Any, kernel: int) -> None:
         assert_torchs(torch, "max_pool1d", x, kernel, **options, return_indices=True)
 
 
+@pytest.mark.parametrize("kernel", [2, 3, 5, (3, 9)])
+def test_windows_side_by_side(torch: Any, kernel: Any) -> None:
+    """With a rest behind the last ones; and one window for all. The order in which they are read must not matter."""
+    x = np.random.default_rng(0).choice([0.0, 1.0, math.nan], (2, 1, 17, 19), p=[0.6, 0.38, 0.02])
+    assert_torchs(torch, "max_pool2d", x, kernel, return_indices=True)
+    assert_torchs(torch, "max_pool2d", x[..., :12, :11], (12, 10), return_indices=True)
+    assert_torchs(torch, "adaptive_max_pool2d", x, 4, return_indices=True)
+    for function, args in (("avg_pool2d", (kernel,)), ("adaptive_avg_pool2d", (1,)), ("adaptive_avg_pool2d", (4,))):
+        assert_torchs(torch, function, normal(2, 1, 17, 19), *args)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_integers(torch: Any, n: int) -> None:
     """Maxima of them, and averages cut towards zero."""
@@ -201,10 +216,12 @@ def test_a_sum_of_zero_has_no_slope(torch: Any, p: float) -> None:
 
 FUNCTIONS = {
     "max_pool2d": partial(F.max_pool2d, kernel_size=3, stride=2, padding=1),
+    "max_pool2d side by side": partial(F.max_pool2d, kernel_size=3),
     "avg_pool2d": partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1),
     "lp_pool2d": partial(F.lp_pool2d, norm_type=2, kernel_size=3, stride=2),
     "adaptive_avg_pool2d": partial(F.adaptive_avg_pool2d, output_size=(3, 5)),
     "adaptive_max_pool2d": partial(F.adaptive_max_pool2d, output_size=(3, 5)),
+    "adaptive_max_pool2d of all": partial(F.adaptive_max_pool2d, output_size=1),
 }
 
 
