@@ -37,8 +37,7 @@ class Traced(NamedTuple):
 
     closed: Any
     outcome: Outcome
-    recipe: tuple[Hashable, ...]  # what the outcome does, for comparison
-    changes: tuple[Hashable, ...]  # what its effects are
+    changes: tuple[Hashable, ...]  # what its effects are, for comparison
     reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
     # What another run would find other than this one did, besides the values of cells and of the containers that it reads
     # (which are the last arrays that come out): what changed, by name, or nothing.
@@ -86,9 +85,7 @@ def trace(
             restless = _restless(lasts) if repeats or lasting else ""
             inputs = [*cells, *(value for held in containers for value in held), *arrays]
             outcome, outs, collector = collect(frame, result, structure, inputs, numbers=numbers)
-        found.extend(
-            (outcome, tuple(collector.recipe), collector.changes, places, restless, [spec for spec, _ in left])
-        )
+        found.extend((outcome, collector.changes, places, restless, [spec for spec, _ in left]))
         return [*outs, *(value for _, held in left for value in held)]
 
     values = [value_of(cell) for cell in structure.cells]
@@ -97,12 +94,12 @@ def trace(
             raise StateError(no_value(value))
     # Not `jax.jit(pure).trace`, which does not say what the tracers are that `pure` has from a trace around this one.
     closed = jax.make_jaxpr(pure)(values, contents, arrays)
-    outcome, recipe, changes, places, restless, left = found
+    outcome, changes, places, restless, left = found
     bound = [(i, name, _contents(structure.nodes[i], name, structure)[0]) for i, name in places]
     for (i, name, before), after in zip(bound, left, strict=False):
         if before != after:
             restless = restless or f"{type(structure.nodes[i]).__name__}.{name}"
-    return Traced(closed, outcome, recipe, changes, bound, restless)
+    return Traced(closed, outcome, changes, bound, restless)
 
 
 def container(node: Node, name: str) -> Any:
