@@ -120,7 +120,8 @@ def test_ranks_are_those_of_torch() -> None:
             assert function(jnp.ones(shape)).shape == shape
     for function in (F.dropout2d, F.feature_alpha_dropout):
         with pytest.raises(ShapeError, match=r"\(N, C, \*\), got float64\[3\]"):
-            function(jnp.ones(3))
+            function(jnp.ones(3), training=True)
+    np.testing.assert_array_equal(F.feature_alpha_dropout(jnp.ones(3), training=False), jnp.ones(3))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])

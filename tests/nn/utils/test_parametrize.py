@@ -363,7 +363,7 @@ def test_a_transform_inside_of_a_block_computes_its_own() -> None:
         kept = net.weight
         for run in (fb.grad(loss), fb.jit(fb.grad(loss)), fb.grad(fb.jit(loss))):
             assert_same(run(net), expected)
-        total, _ = jax.lax.scan(lambda total, _: (total + net.weight, None), jnp.zeros((3, 3)), None, length=2)
+        total, _ = fb.scan(lambda total, _: (total + net.weight, None), jnp.zeros((3, 3)), length=2)
         np.testing.assert_allclose(total, 2 * net.weight, rtol=1e-6)
         assert net.weight is kept
 
