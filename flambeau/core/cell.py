@@ -156,6 +156,10 @@ class Cell:
         frame = running.frame
         return self._value if frame is None else frame.peek(self)
 
+    def holds(self, array: Any) -> bool:
+        """Whether `array` is the present value."""
+        return self.peek() is array
+
     # -- what torch offers on the object itself -------------------------------------------------------------------------
 
     @property
@@ -362,6 +366,9 @@ class _Uninitialized:
     def peek(self) -> Any:
         return self._refuse()
 
+    def holds(self, array: Any) -> bool:
+        return False  # also if it had a value, in a call that failed
+
     def convert(self, fn: Callable[[jax.Array], jax.Array]) -> None:
         """Takes the dtype and the place that `fn`, a cast or a move, gives: what `Module.to` does to it."""
         pending: _Pending = self._value  # pyright: ignore[reportAttributeAccessIssue]
@@ -447,7 +454,7 @@ def _materialize(cell: Any, kind: type[Cell], shape: tuple[int, ...], dtype: Any
 def owner_of(array: Any) -> Cell | None:
     """The cell that holds `array`, if it was read from, or given to, one and is still its value."""
     cell = _owners.get(id(array))
-    return cell if cell is not None and cell.peek() is array else None
+    return cell if cell is not None and cell.holds(array) else None
 
 
 def copy(array: Any) -> jax.Array:

@@ -89,7 +89,7 @@ class Exported:
             vjp_order: how often what is read back can be differentiated.
 
         Raises:
-            MissingExtraError: the package flatbuffers, which JAX writes them with, is not installed.
+            MissingExtraError: the extra `export` (flatbuffers, which JAX writes them with) is not installed.
         """
         _require_flatbuffers("serialize")
         return bytes(self.exported.serialize(vjp_order=vjp_order))
@@ -165,7 +165,7 @@ def deserialize(data: bytes) -> Exported:
 
     Raises:
         CheckpointError: these are other bytes, or of a version too far away.
-        MissingExtraError: the package flatbuffers, which JAX reads them with, is not installed.
+        MissingExtraError: the extra `export` (flatbuffers, which JAX reads them with) is not installed.
 
     Source: https://docs.jax.dev/en/latest/export/export.html
     """
@@ -183,7 +183,7 @@ def _require_flatbuffers(name: str) -> None:
         importlib.import_module("flatbuffers")
     except ImportError as error:
         raise MissingExtraError(
-            f"{name}: JAX's format needs the package flatbuffers: pip install flatbuffers"
+            f"{name}: JAX's format needs the package flatbuffers: pip install 'flambeau[export]'"
         ) from error
 
 

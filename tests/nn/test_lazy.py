@@ -173,6 +173,26 @@ def test_an_exception_leaves_it_lazy_or_made_but_whole(compile: bool) -> None:
     assert net.layer(ones(1, 3)).shape == (1, 2)
 
 
+def test_an_array_from_a_call_that_failed_is_an_array_like_others() -> None:
+    kept: list[jax.Array] = []
+
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.LazyLinear(2)
+
+        def forward(self, x: jax.Array) -> None:
+            self.layer(x)
+            kept.append(self.layer.weight)
+            raise ArithmeticError
+
+    net = Failing()
+    with pytest.raises(ArithmeticError):
+        net(ones(1, 3))
+    assert net.layer.has_uninitialized_params()
+    np.testing.assert_array_equal(nn.Parameter(kept[0]), kept[0])
+
+
 def test_state_dicts_give_shapes() -> None:
     source = nn.Conv2d(4, 6, 3, groups=2)
     lazy = nn.LazyConv2d(6, 3, groups=2)

@@ -161,6 +161,23 @@ def test_what_was_written_for_jax_gives_the_same_numbers() -> None:
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
 
 
+def test_tangents_of_what_has_none() -> None:
+    """Integers have tangents of JAX's dtype for such, a number of Python a zero, and other things None."""
+
+    @fb.custom_jvp
+    def power(x: Any, n: Any, scale: Any, name: str) -> Any:
+        return {"y": scale * x**n, "n": n + 1}
+
+    @power.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        x_dot, n_dot, scale_dot, name_dot = tangents
+        assert (n_dot.dtype, n_dot.shape, name_dot) == (jax.dtypes.float0, (2,), None)
+        return power(*primals), {"y": 7 * x_dot + scale_dot, "n": n_dot}
+
+    for wrap in (lambda f: f, fb.jit):
+        same(wrap(fb.grad(lambda x: power(x, jnp.array([2, 3]), 0.5, "text")["y"].sum()))(jnp.ones(2)), [7.0, 7.0])
+
+
 def test_a_method_with_keywords_and_defaults() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

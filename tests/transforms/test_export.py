@@ -110,7 +110,6 @@ def test_functions_of_trees() -> None:
 
 def test_programs_under_transforms() -> None:
     """Derivatives of what was exported, and of what was read back with some."""
-    pytest.importorskip("flatbuffers")
     net: Any = Net()
     exported = fb.export(net, weights="out")(X)
     loss = lambda weights, program: (program.call(weights, X) ** 2).sum()  # noqa: E731
@@ -143,7 +142,6 @@ assert "flambeau" not in sys.modules
 
 
 def test_a_process_that_has_only_jax_reads_them(tmp_path: Path) -> None:
-    pytest.importorskip("flatbuffers")
     net = network()
     (batch,) = jax.export.symbolic_shape("batch")
     example = jax.ShapeDtypeStruct((batch, 3, 6, 6), jnp.float32)
@@ -158,7 +156,6 @@ def test_a_process_that_has_only_jax_reads_them(tmp_path: Path) -> None:
 
 
 def test_what_is_read_back_is_what_was_written() -> None:
-    pytest.importorskip("flatbuffers")
     net = network()
     exported = fb.export(net, weights="out")(IMAGES)
     again = fb.deserialize(exported.serialize())
@@ -179,7 +176,7 @@ def test_files_want_flatbuffers(monkeypatch: pytest.MonkeyPatch) -> None:
     exported = fb.export(Net())(X)
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     for use in (exported.serialize, lambda: fb.deserialize(b"")):
-        with pytest.raises(fb.MissingExtraError, match="pip install flatbuffers"):
+        with pytest.raises(fb.MissingExtraError, match=r"pip install 'flambeau\[export\]'"):
             use()
 
 
