@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,27 @@ from flambeau.core.random import next_key
 if TYPE_CHECKING:
     from flambeau.core.random import Generator
 
-__all__ = ["BLOCKS", "draw", "normal", "truncated_normal", "uniform"]
+__all__ = ["BLOCKS", "Blocks", "draw", "draw_rows", "normal", "truncated_normal", "uniform"]
 
 # An array of up to the first size needs one small block, so that a bias costs little.
 _SMALL, _LARGE = 1 << 10, 1 << 16
-BLOCKS = "_blocks"  # the name of the call in a traced program that draws
+
+
+class Blocks(NamedTuple):
+    """What a call in a traced program draws: so many blocks of so many numbers, end to end."""
+
+    sampler: Callable[..., jax.Array]
+    length: int
+    dtype: np.dtype
+    blocks: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.sampler.__name__}_{self.blocks}_times_{self.length}_{self.dtype}"
+
+
+BLOCKS: dict[str, Blocks] = {}
+"""All such calls, by the names that they have in programs."""
 
 
 def uniform(key: jax.Array, count: int, dtype: np.dtype) -> jax.Array:
@@ -54,13 +70,24 @@ def _block(
     return sampler(jax.random.fold_in(key, index), count, dtype, *arguments)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _blocks(
-    sampler: Callable[..., jax.Array], key: jax.Array, blocks: int, count: int, dtype: np.dtype, *arguments: Any
-) -> jax.Array:
-    """All blocks of a sampler, end to end."""
-    indices = jnp.arange(blocks, dtype=jnp.uint32)
-    return jax.vmap(lambda index: _block(sampler, key, index, count, dtype, *arguments))(indices).reshape(-1)
+def draw_rows(call: Blocks, keys: jax.Array, indices: jax.Array, *arguments: Any) -> jax.Array:
+    """Blocks of several draws, a row each: that of the given number of the key's draw."""
+    return jax.vmap(lambda *row: _block(call.sampler, row[0], row[1], call.length, call.dtype, *row[2:]))(
+        keys, indices, *arguments
+    )
+
+
+@functools.cache
+def _blocks(call: Blocks) -> Callable[..., jax.Array]:
+    """Draws all blocks of a call, end to end."""
+
+    def blocks(key: jax.Array, *arguments: Any) -> jax.Array:
+        rows = [jnp.broadcast_to(each, (call.blocks, *jnp.shape(each))) for each in (key, *arguments)]
+        return draw_rows(call, rows[0], jnp.arange(call.blocks, dtype=jnp.uint32), *rows[1:]).reshape(-1)
+
+    BLOCKS[call.name] = call
+    blocks.__name__ = call.name
+    return jax.jit(blocks)
 
 
 def draw(
@@ -77,7 +104,7 @@ def draw(
     blocks = max(1, -(-size // count))
     given = [dtype.type(argument) for argument in arguments]
     if isinstance(key, Tracer):
-        drawn = _blocks(sampler, key, blocks, count, dtype, *given)
+        drawn = _blocks(Blocks(sampler, count, dtype, blocks))(key, *given)
     else:
         # All are started before the first is waited for.
         started = [_block(sampler, key, np.uint32(index), count, dtype, *given) for index in range(blocks)]

@@ -136,7 +136,6 @@ class Cell:
                 return
             if holder is not None:
                 value = copy(value)
-            _owners[id(value)] = self
             clock.expose()
         if running.journal is not None:
             running.journal.note_cell(self)
@@ -150,6 +149,8 @@ class Cell:
             clock.tick()
         self._value = value
         self._exposed = exposed
+        if exposed:
+            _owners[id(value)] = self
 
     def peek(self) -> Any:
         """The present value, for its shape, dtype or identity only: nothing is captured and nothing counts as read."""

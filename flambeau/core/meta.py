@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from flambeau._errors import StateError
-from flambeau.core._draw import BLOCKS
-from flambeau.core._grouping import grouped
+from flambeau.core._grouping import Drawn, Parts
 from flambeau.core.capture import collect, commit
 from flambeau.core.cell import Cell, running
 from flambeau.core.frame import Frame
@@ -39,6 +38,10 @@ class Blueprint:
         self.number = next(Blueprint._numbers)
         self.closed = closed
         self.draws = draws  # whether the last array is the default generator's key afterwards
+
+    def parts(self, indices: Iterable[int]) -> Parts:
+        """The program of some of its arrays. The key afterwards comes early."""
+        return Parts(self.closed, list(indices), [len(self.closed.out_avals) - 1] if self.draws else [])
 
 
 class Meta:
@@ -222,29 +225,36 @@ def materialize(cells: Iterable[Cell], dtype: Any, place: Callable[[Cell], Any])
         place: a cell's device or sharding, or None.
     """
     waiting = [cell for cell in dict.fromkeys(cells) if isinstance(cell._value, Meta)]
-    blueprints = sorted({cell._value.blueprint for cell in waiting}, key=lambda blueprint: blueprint.number)
     if not waiting:
         return
+    cells_by_blueprint: dict[Blueprint, list[Cell]] = {}
+    for cell in sorted(waiting, key=lambda cell: cell._value.blueprint.number):
+        cells_by_blueprint.setdefault(cell._value.blueprint, []).append(cell)
+    parts = [blueprint.parts(cell._value.index for cell in own) for blueprint, own in cells_by_blueprint.items()]
 
-    def fill(key: Any) -> tuple[list[Any], Any]:
-        made = {}
-        for blueprint in blueprints:
-            wanted = [cell for cell in waiting if cell._value.blueprint is blueprint]
-            indices = [cell._value.index for cell in wanted]
-            if blueprint.draws:
-                indices.append(len(blueprint.closed.out_avals) - 1)
-            values = grouped(blueprint.closed, BLOCKS, indices)(key)
-            made.update(zip(wanted, values, strict=False))
-            key = values[-1] if blueprint.draws else key
-        return [made[cell].astype(_dtype(cell, dtype)) for cell in waiting], key
+    # The keys are split before the one call: each split would be a loop in it, and together they are its longest part.
+    generator = default_generator._key
+    keys = [generator.get()]
+    draws: list[Any] = []
+    for part in parts:
+        early, arguments = part.before(keys[-1])
+        draws.extend(zip(part.calls, arguments, strict=True))
+        keys.extend(early or keys[-1:])
+    drawn = Drawn(draws)
+
+    def fill(keys: list[Any], inputs: Any) -> list[Any]:
+        results = iter(drawn.run(inputs))
+        made: dict[Cell, Any] = {}
+        for part, key, own in zip(parts, keys, cells_by_blueprint.values(), strict=True):
+            made.update(zip(own, part.after([key], [next(results) for _ in part.calls]), strict=True))
+        return [made[cell].astype(_dtype(cell, dtype)) for cell in waiting]
 
     shardings = [_sharding(place(cell)) for cell in waiting]
-    key = default_generator._key
-    values, after = jax.jit(fill, out_shardings=(shardings, None))(key.get())
+    values = jax.jit(fill, out_shardings=shardings)(keys[:-1], drawn.inputs())
     for cell, value in zip(waiting, values, strict=True):
         cell.set(value, exposed=False)
-    if any(blueprint.draws for blueprint in blueprints):
-        key.set(after, exposed=False)
+    if any(blueprint.draws for blueprint in cells_by_blueprint):
+        generator.set(keys[-1], exposed=False)
 
 
 def _dtype(cell: Cell, dtype: Any) -> Any:

@@ -6,6 +6,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterator
+from itertools import pairwise
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,19 @@ __all__ = [
     "warn_baked",
 ]
 
-_eager = get_opaque_trace_state()  # nothing is traced while modules are imported
+# Nothing is traced while modules are imported; if it is, everything looks traced, which costs time and refuses nothing.
+_eager = get_opaque_trace_state()
 _warned = False
 _transforms: dict[str, Any] = {}
 # Nodes that were made while a raw transform traced: what is done to them is no change of anything outside.
 _made_inside: weakref.WeakSet[Any] = weakref.WeakSet()
 
-# JAX runs the Python of these once for a function and shapes, and keeps the trace as long as the function lives; which of them
-# is at work is known by its function on the stack. Each with what there is in its place.
+# JAX has no public way to ask which transform is at work, so the functions on the stack are asked. Where a version of JAX names
+# them otherwise, nothing is refused and nothing is warned of; that a tracer is written is seen without any name.
+#
+# By these JAX traces a function once, and keeps the trace as long as the function lives.
+_TRACING = frozenset({"trace_to_jaxpr", "trace_to_jaxpr_dynamic", "trace_to_jaxpr_nocache"})
+# These call them, each with what there is in its place.
 _KEEPING = {
     "cache_miss": ("jax.jit", "fb.jit"),
     "jit_trace": ("jax.jit", "fb.jit"),
@@ -59,7 +65,7 @@ def _callers() -> Iterator[tuple[str, str]]:
     """Module and function of each Python frame from here outward."""
     caller: FrameType | None = sys._getframe(1)
     while caller := caller.f_back:
-        yield caller.f_globals.get("__name__", ""), caller.f_code.co_name
+        yield caller.f_globals.get("__name__") or "", caller.f_code.co_name
 
 
 def _keeping() -> Iterator[tuple[str, str]]:
@@ -67,7 +73,7 @@ def _keeping() -> Iterator[tuple[str, str]]:
     keeps, found = False, _UNKNOWN
     for home, name in _callers():
         if home.startswith("jax."):
-            keeps |= name.startswith("trace_to_jaxpr")
+            keeps |= name in _TRACING
             found = _KEEPING.get(name, found)  # the outermost of JAX's functions in a row is the one that was called
         else:
             if keeps and not home.startswith("flambeau."):  # which carries state through those that it calls
@@ -105,12 +111,13 @@ def warn_baked(name: str) -> None:
 
 def is_kept_function() -> bool:
     """Whether the caller's caller is JAX, which traces a module itself as a function: it is there for later calls."""
-    return sys._getframe(2).f_code.co_name == "trace_to_jaxpr"
+    caller = sys._getframe(1).f_back
+    return caller is not None and caller.f_code.co_name in _TRACING
 
 
 def is_tracing() -> bool:
     """Whether a transform traces here."""
-    return get_opaque_trace_state() != _eager
+    return not (get_opaque_trace_state() == _eager)  # noqa: SIM201 (`!=` of these is slower)
 
 
 def note_creation(node: Any) -> None:
@@ -147,17 +154,14 @@ def refuse(what: str) -> None:
 
 def refuse_same_draws() -> None:
     """Raises inside of a raw `jax.vmap`, where all elements would draw the same random numbers."""
-    if not is_tracing():
-        return
-    callers = (caller for caller in _callers() if not caller[0].endswith(".traceback_util"))
-    for home, name in callers:
-        if name == "vmap_f" and home.startswith("jax."):
-            home, name = next(callers, ("", ""))
-            if name != "jacfun" and not home.startswith("flambeau."):  # which map over directions, or know of draws
-                raise StateError(
-                    "a random number was drawn inside a raw jax.vmap, where every element would get the same. "
-                    "Use fb.vmap in its place, with randomness='different' or 'same'."
-                )
+    callers = [caller for caller in _callers() if not caller[0].endswith(".traceback_util")] if is_tracing() else []
+    for (home, name), (above, caller) in pairwise(callers):
+        knows = caller == "jacfun" or above.startswith("flambeau.")  # which map over directions, or know of draws
+        if name == "vmap_f" and home.startswith("jax.") and not knows:
+            raise StateError(
+                "a random number was drawn inside a raw jax.vmap, where every element would get the same. "
+                "Use fb.vmap in its place, with randomness='different' or 'same'."
+            )
 
 
 def introduce(name: str, transform: Any) -> None:

@@ -248,6 +248,14 @@ class Node:
         object.__setattr__(self, "__class__", kind)
         clock.tick()
 
+    @property
+    def __jax_array__(self) -> Any:
+        """What JAX looks for in an argument that is no array."""
+        raise StateError(
+            f"{type(self).__name__} holds state and is no array: JAX's own transforms and functions take arrays. Use "
+            f"flambeau's transforms, fb.jit, fb.grad and so on, or hand the values over: fb.functional_call(module, values, args)"
+        )
+
     # -- looking over everything ----------------------------------------------------------------------------------------
 
     def _statics(self) -> Iterator[tuple[str, Any]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from flambeau._errors import FlambeauWarning
 from flambeau.core import raw
+from flambeau.core._rows import rows, stack
 from flambeau.core.capture import Context
 from flambeau.core.cell import running
 from flambeau.core.location import users_stacklevel
@@ -162,7 +162,7 @@ class _Loop:
         count = len(self.value.arrays)
         carried = [i for i in block.written if i not in own]
         used = self._used()
-        stacked = [jnp.stack([value_of(cell) for cell in self.columns[i]]) for i in used]
+        stacked = stack([[value_of(cell) for cell in self.columns[i]] for i in used])
 
         def body(state: tuple[list[Any], list[Any]], columns: list[Any]) -> tuple[Any, Any]:
             written, arrays = state
@@ -181,10 +181,11 @@ class _Loop:
             body, start, stacked, length=len(self.structures), unroll=options.unroll
         )
         block.write(shared, carried)
-        for k, structure in enumerate(self.structures):
-            mine = [i for i in block.written if i in own]
-            block.write([column[k] for column in written], mine, structure.cells)
-            self._replay(structure, [column[k] for column in effects])
+        mine = [i for i in block.written if i in own]
+        each = rows([*written, *effects]) if written or effects else [()] * len(self.structures)
+        for structure, outs in zip(self.structures, each, strict=True):
+            block.write(outs, mine, structure.cells)
+            self._replay(structure, outs[len(mine) :])
         return self.value.flat.rebuild(arrays)
 
     def _used(self) -> list[int]:
@@ -193,7 +194,7 @@ class _Loop:
         used = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
         return [i for i in self.own if id(jaxpr.invars[i]) in used]
 
-    def _replay(self, structure: Structure, arrays: list[Any]) -> None:
+    def _replay(self, structure: Structure, arrays: Sequence[Any]) -> None:
         """Makes the changes that one layer makes besides writing cells."""
         outs = [*([None] * len(self.block.written)), *arrays]
         self.block.traced.outcome.change(Context(structure.nodes, structure.cells, outs, structure.watched))

@@ -65,6 +65,20 @@ def test_values_are_those_of_eager_construction(context: Any) -> None:
     assert first.double()(jnp.array([1, 2])).shape == (2, 7)
 
 
+def test_parameters_are_tied() -> None:
+    with fb.device("meta"):
+        net: Any = nn.ModuleDict({"embed": nn.Embedding(7, 4), "head": nn.Linear(4, 7, bias=False)})
+        net["head"].weight = net["embed"].weight
+        net["head"].twin = net["embed"].weight
+    net.materialize()
+    assert len(list(net.parameters())) == 1
+    assert [name for name, _ in net.named_parameters(remove_duplicate=False)] == [
+        "embed.weight",
+        "head.weight",
+        "head.twin",
+    ]
+
+
 def test_a_single_layer_by_its_device() -> None:
     layer = nn.Linear(3, 2, device="meta")
     assert layer.weight.shape == (2, 3)

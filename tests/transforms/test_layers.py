@@ -76,6 +76,39 @@ def test_it_is_the_loop(options: dict[str, Any], shared: bool) -> None:
     assert_same(expected, outcome(True, compiled=True, shared=shared, **options))
 
 
+def plain(scan: bool) -> Any:
+    """A network that keeps nothing, and has parameters of two shapes, of which some are not trained."""
+    fb.manual_seed(2)
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(3))).double().scanned(scan)
+    net[1].requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda function, x: fb.jvp(function, (x,), (x + 1,)),
+        lambda function, x: fb.jacfwd(function)(x),
+        lambda function, x: fb.jacrev(function)(x),
+        lambda function, x: fb.vmap(fb.checkpoint(function))(jnp.stack([x, 2 * x])),
+        lambda function, x: fb.grad(lambda x: fb.vmap(function)(jnp.stack([x, x**2])).sum())(x),
+        lambda function, x: fb.hessian(lambda x: function(x).sum())(x),
+        lambda function, x: dict(fb.grad(lambda net: (net(x) ** 2).sum())(function)),
+        lambda function, x: fb.hessian(lambda values: fb.functional_call(function, values, (x,)).sum())(
+            dict(function.state_dict())
+        ),
+        lambda function, x: jax.grad(
+            lambda values: jax.vmap(lambda v: fb.functional_call(function, v, (x,)))(values).sum()
+        )({name: jnp.stack([value, 2 * value]) for name, value in function.state_dict().items()}),
+    ],
+    ids="jvp jacfwd jacrev vmap grad-of-vmap hessian weights hessian-of-weights mapped-weights".split(),
+)
+def test_it_is_the_loop_under_other_transforms(transform: Any) -> None:
+    loop, scanned = (fb.jit(transform)(plain(scan), X) for scan in (False, True))
+    assert jax.tree.structure(loop) == jax.tree.structure(scanned)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), loop, scanned)
+
+
 def test_it_is_the_loop_when_not_compiled() -> None:
     assert_same(outcome(False, compiled=False), outcome(True, compiled=False, checkpoint=True))
 
