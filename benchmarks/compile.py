@@ -43,7 +43,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def flambeau(depth: int, width: int, *, scanned: bool) -> Step:
+def flambeau(depth: int, width: int, *, scanned: bool, unroll: bool = False) -> Step:
     import flambeau as fb
     from flambeau import nn
     from flambeau.nn import functional as F
@@ -63,7 +63,7 @@ def flambeau(depth: int, width: int, *, scanned: bool) -> Step:
             x = x + self.project(heads.swapaxes(1, 2).reshape(x.shape))
             return x + self.down(F.gelu(self.up(self.norm2(x))))
 
-    net = nn.Sequential(*(Block() for _ in range(depth))).scanned(scanned)
+    net = nn.Sequential(*(Block() for _ in range(depth))).scanned(scanned, unroll=unroll or 1)
     optimizer = fb.optim.SGD(net.parameters(), lr=RATE)
     x = jnp.ones((4, 16, width))
 
@@ -238,6 +238,7 @@ def torch_compile(depth: int, width: int) -> Step:
 
 CONTENDERS: dict[str, tuple[str, Callable[[int, int], Step]]] = {
     "flambeau": ("jax", lambda depth, width: flambeau(depth, width, scanned=False)),
+    "flambeau, traced once": ("jax", lambda depth, width: flambeau(depth, width, scanned=True, unroll=True)),
     "flambeau, scanned": ("jax", lambda depth, width: flambeau(depth, width, scanned=True)),
     "hand-written JAX": ("jax", lambda depth, width: raw(depth, width, scanned=False)),
     "hand-written JAX, scanned": ("jax", lambda depth, width: raw(depth, width, scanned=True)),

@@ -8,6 +8,9 @@ and replays it at each call, on any nodes of the same structure; a transparent o
 
 from __future__ import annotations
 
+import collections
+import gc
+import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -33,7 +36,7 @@ from flambeau.core.containers import (
 from flambeau.core.frame import Frame, Journal, TupleStep, Twin, Unmade
 from flambeau.core.gradients import Gradients
 from flambeau.core.objects import fields, put_fields, same_fields
-from flambeau.core.structure import Structure, fingerprint
+from flambeau.core.structure import Structure, fingerprint, has_fields
 from flambeau.core.tree import MISSING, Node, Registry
 
 __all__ = ["Change", "Context", "Outcome", "abstractly", "collect", "commit", "making", "transaction", "transparently"]
@@ -112,7 +115,9 @@ class _Collector:
         self.outer: list[Change] = []
         self.carried = 0
         self.new: dict[int, Build] = {}
+        self.watched = {id(thing): position for position, (thing, _) in enumerate(frame.watched)}
         self.alive: list[Any] = []  # what `new` knows by its id
+        self.ours: set[int] = set()  # ids of what may hold an object that the function made
         if structure is None:
             self.nodes: list[Node] = []
             self.cells: list[Cell] = []
@@ -206,12 +211,11 @@ class _Collector:
             return self._container(value, numbers)
         if is_mutable(value):
             return self._shared_container(value, numbers)
-        leaves, treedef = jax.tree.flatten(value)
+        treedef = jax.tree.structure(value)
         if jax.tree_util.treedef_is_leaf(treedef) or value is None:
-            self.recipe.append(fingerprint(value))
-            return lambda context: value
+            return self._object(value)
         self.recipe.append(treedef)
-        builds = [self.encode(leaf, numbers=numbers) for leaf in leaves]
+        builds = [self.encode(leaf, numbers=numbers) for leaf in jax.tree.leaves(value)]
         return lambda context: jax.tree.unflatten(treedef, [build(context) for build in builds])
 
     def plain_result(self, value: Any) -> Callable[[Sequence[Any]], Any] | None:
@@ -256,6 +260,56 @@ class _Collector:
             return map_container(shell, lambda key, item: next(made))
 
         return build
+
+    def _object(self, value: Any) -> Build:
+        """Something static. What can change, and was made by the function, is made anew at each application."""
+        position = self.watched.get(id(value))
+        if position is not None:
+            self.recipe.append((type(value), position))
+            return lambda context: context.watched[position][0]
+        known = self.new.get(id(value))
+        if known is not None:
+            return self._again(known, value)
+        if not self.frame.opaque or not has_fields(value) or self._is_known_elsewhere(value):
+            self.recipe.append(fingerprint(value))
+            return _constant(value)
+        return self._new_object(value)
+
+    def _new_object(self, value: Any) -> Build:
+        template, kind, held = id(value), type(value), fields(value)
+        contents: list[Build] = []
+
+        def build(context: Context) -> Any:
+            if template not in context.made:
+                made = context.made[template] = held.copy() if kind is np.ndarray else object.__new__(kind)
+                put_fields(made, contents[0](context))
+            return context.made[template]
+
+        self.alive.append(value)
+        self.recipe.append(kind)
+        self.new[template] = build
+        if isinstance(held, np.ndarray):
+            self.recipe.append(fingerprint(held))
+            contents.append(lambda context: held)
+        else:
+            contents.append(self._container(held, False))
+        return build
+
+    def _is_known_elsewhere(self, value: Any) -> bool:
+        """Whether something else holds it than what the function made or changes, so that it has to stay itself."""
+        if not self.ours:
+            self._look_over(*(node.__dict__ for node in (*self.nodes, *self.frame.created_nodes.values())))
+            self._look_over(self.alive, *(value for _, _, value in self.frame.slots.values()))
+        holders = (types.ModuleType, types.CellType, dict, list, set, collections.deque)
+        return any(isinstance(each, holders) and id(each) not in self.ours for each in gc.get_referrers(value))
+
+    def _look_over(self, *things: Any) -> None:
+        """Notes all that can hold something, in what the function made or changes."""
+        for thing in things:
+            inside = vars(thing) if has_fields(thing) and not isinstance(thing, np.ndarray) else thing
+            if isinstance(inside, tuple) or (is_mutable(inside) and id(inside) not in self.ours):
+                self.ours.add(id(inside))
+                self._look_over(*items(inside))
 
     def _gradients(self, gradients: Gradients) -> Build:
         self.recipe.append((Gradients, tuple(gradients), tuple(map(self._place, gradients.owners().values()))))
@@ -433,6 +487,10 @@ class _Collector:
             )
         contents = self._container(twin.value, False)
         return Effect(self.origin(twin), lambda target, context: refill(target, contents(context)))
+
+
+def _constant(value: Any) -> Build:
+    return lambda context: value
 
 
 def _has_changed(twin: Twin) -> bool:

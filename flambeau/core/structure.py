@@ -21,7 +21,7 @@ from flambeau.core.containers import ObservedList, is_mutable, items
 from flambeau.core.objects import fields, same_fields
 from flambeau.core.tree import Node
 
-__all__ = ["Structure", "container_spec", "fingerprint", "nodes_inside", "signature"]
+__all__ = ["Structure", "container_spec", "fingerprint", "has_fields", "nodes_inside", "signature"]
 
 _BY_VALUE = (int, bool, str, bytes, type(None), np.dtype, type(Ellipsis), slice, range)
 _DEEPEST = 12  # nested objects in a static attribute; what lies deeper is told apart by identity
@@ -92,6 +92,11 @@ def _of_container(value: Any, deeper: Callable[[Any], Hashable], watched: list[A
 def _watch(value: Any, watched: list[Any] | None) -> None:
     if watched is not None:
         watched.append(value)
+
+
+def has_fields(value: Any) -> bool:
+    """Whether it is a mutable object that is taken by what it holds; containers aside."""
+    return isinstance(value, np.ndarray) or _has_plain_fields(type(value))
 
 
 @functools.cache

@@ -119,7 +119,7 @@ class Sequential(_Ordered):
             input = module(input)
         return input
 
-    def scanned(self, mode: bool = True, *, checkpoint: bool = False, unroll: int = 1) -> Self:
+    def scanned(self, mode: bool = True, *, checkpoint: bool = False, unroll: int | bool = 1) -> Self:
         """Has compiled functions run neighbours of one structure as a loop that is traced and compiled once.
 
         Names, parameters and everything else stay what they are; see `fb.scan_layers`.
@@ -127,7 +127,7 @@ class Sequential(_Ordered):
         Args:
             mode: whether to do so.
             checkpoint: whether the backward pass computes a layer's intermediate values again, rather than keep them.
-            unroll: how many layers go into one iteration of the loop.
+            unroll: how many layers go into one iteration of the loop; True: no loop, but traced once all the same.
 
         Example:
             >>> import jax.numpy as jnp

@@ -49,7 +49,8 @@ def scan_layers(
         args: more arguments, the same for each layer.
         checkpoint: whether the backward pass computes a layer's intermediate values again, rather than keep them.
         policy: with `checkpoint`, which of them are kept all the same: one of `jax.checkpoint_policies`.
-        unroll: how many layers go into one iteration of the compiled loop.
+        unroll: how many layers go into one iteration of the compiled loop. True makes no loop and copies no weights: the
+            layers follow each other in the compiled program, and are traced once all the same.
 
     Returns:
         What the last layer gives.
@@ -157,6 +158,22 @@ class _Loop:
         return [i for i in range(len(self.columns)) if i not in own]
 
     def run(self, options: _Options) -> Any:
+        return self.value.flat.rebuild(self._in_a_row(options) if options.unroll is True else self._looped(options))
+
+    def _in_a_row(self, options: _Options) -> list[Any]:
+        """Calls the program of one layer for each."""
+        block, arrays = self.block, self.value.arrays
+        call: Any = jax.checkpoint(block.evaluate, policy=options.policy) if options.checkpoint else block.evaluate
+        call = jax.jit(call)  # so that derivatives of it are traced once too
+        for structure in self.structures:
+            outs = call(*map(value_of, structure.cells), *arrays, *self.arguments.arrays)
+            block.write(outs, cells=structure.cells)
+            stop = len(outs) - len(arrays)
+            self._replay(structure, outs[len(block.written) : stop])
+            arrays = outs[stop:]
+        return arrays
+
+    def _looped(self, options: _Options) -> list[Any]:
         block, own = self.block, set(self.own)
         values = block.values()
         count = len(self.value.arrays)
@@ -186,7 +203,7 @@ class _Loop:
         for structure, outs in zip(self.structures, each, strict=True):
             block.write(outs, mine, structure.cells)
             self._replay(structure, outs[len(mine) :])
-        return self.value.flat.rebuild(arrays)
+        return arrays
 
     def _used(self) -> list[int]:
         """Which of the layers' own cells the program looks at."""

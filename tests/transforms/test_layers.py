@@ -69,7 +69,14 @@ def outcome(scan: bool, *, compiled: bool, shared: bool = False, **options: Any)
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"checkpoint": True}, {"unroll": 2}, {"checkpoint": True, "policy": jax.checkpoint_policies.dots_saveable}],
+    [
+        {},
+        {"checkpoint": True},
+        {"unroll": 2},
+        {"unroll": True},
+        {"unroll": True, "checkpoint": True},
+        {"checkpoint": True, "policy": jax.checkpoint_policies.dots_saveable},
+    ],
 )
 def test_it_is_the_loop(options: dict[str, Any], shared: bool) -> None:
     expected = outcome(False, compiled=False, shared=shared)
@@ -113,7 +120,8 @@ def test_it_is_the_loop_when_not_compiled() -> None:
     assert_same(outcome(False, compiled=False), outcome(True, compiled=False, checkpoint=True))
 
 
-def test_the_layers_are_traced_once() -> None:
+@pytest.mark.parametrize("unroll", [1, True])
+def test_the_layers_are_traced_once(unroll: int | bool) -> None:
     calls = []
 
     class Counting(nn.Module):
@@ -125,9 +133,10 @@ def test_the_layers_are_traced_once() -> None:
             calls.append(x)
             return self.linear(x)
 
-    net = nn.Sequential(*(Counting() for _ in range(20))).double().scanned()
-    fb.jit(net)(X)
+    net = nn.Sequential(*(Counting() for _ in range(20))).double().scanned(unroll=unroll)
+    assert fb.jit(fb.grad(lambda net: net(X).sum()))(net)["19.linear.bias"].shape == (3,)
     assert len(calls) == 1
+    assert ("scan[" in str(fb.jit(lambda x: net(x)).trace(X).jaxpr)) == (unroll is not True)
     names = list(net.state_dict())
     assert names[:2] == ["0.linear.weight", "0.linear.bias"]
     assert len(names) == 40

@@ -145,3 +145,42 @@ def test_an_array_made_a_parameter_stands_for_it(wrap: Any) -> None:
     net = Net()
     fb.value_and_grad(wrap(program))(net, X)
     assert net.get_parameter("extra") is net.get_parameter("tied")
+
+
+class Settings:
+    """A mutable object that is no container and no module."""
+
+    def __init__(self) -> None:
+        self.scale = 0.5
+
+
+SHARED = Settings()
+
+
+class Configured(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Settings()
+
+    def forward(self, x: Any) -> Any:
+        self.made = Settings()
+        self.made.itself, self.made.seen = self.made, x
+        self.listed = [self.made]
+        self.table = np.zeros(2)
+        self.same, self.constant = self.own, SHARED
+        return x + self.made.scale
+
+
+def test_objects_that_a_function_makes_are_made_anew_at_each_call() -> None:
+    step: Any = fb.jit(lambda net, x: net(x))
+    made: list[Any] = []
+    for call in range(4):
+        net: Any = Configured()
+        step(net, jnp.full(2, float(call)))
+        assert net.made.itself is net.made is net.listed[0]
+        assert net.same is net.own and net.constant is SHARED
+        assert net.made.scale == 0.5 and net.table.tolist() == [0, 0]
+        np.testing.assert_array_equal(net.made.seen, np.full(2, call))
+        assert all(net.made is not other.made and net.table is not other.table for other in made)
+        net.made.scale, net.table[0] = 2.0, 1
+        made.append(net)
