@@ -22,24 +22,22 @@ from jax.core import Tracer
 
 from flambeau._errors import StateError
 from flambeau.core import raw
-from flambeau.core.cell import Cell, Parameter, clock, copy, running, tracer_write, written_tracer
+from flambeau.core.cell import Cell, Parameter, copy, running, tracer_write, written_tracer
 from flambeau.core.containers import (
     ObservedList,
-    holds_arrays,
     is_mutable,
     items,
     map_container,
-    new_items,
     refill,
-    same_contents,
 )
-from flambeau.core.frame import Frame, Journal, TupleStep, Twin, Unmade
+from flambeau.core.frame import Frame, TupleStep, Twin, Unmade
 from flambeau.core.gradients import Gradients
+from flambeau.core.interrupts import undisturbed
 from flambeau.core.objects import fields, put_fields, same_fields
 from flambeau.core.structure import Structure, fingerprint, has_fields
 from flambeau.core.tree import MISSING, Node, Registry
 
-__all__ = ["Change", "Context", "Outcome", "abstractly", "collect", "commit", "making", "transaction", "transparently"]
+__all__ = ["Change", "Context", "Outcome", "abstractly", "collect", "commit", "making", "transparently"]
 
 
 class Context:
@@ -535,9 +533,15 @@ def collect(
 
 def commit(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence[Any]) -> Any:
     """Applies the outcome of a transparent frame in the context around it, and gives the result."""
-    outside = running.frame
-    if outside is None:
+    if running.frame is None:
         _refuse_under_raw(frame, outcome, collector, outs)
+        with undisturbed():
+            return _put(frame, outcome, collector, outs)
+    return _put(frame, outcome, collector, outs)
+
+
+def _put(frame: Frame, outcome: Outcome, collector: _Collector, outs: Sequence[Any]) -> Any:
+    outside = running.frame
     for position, value in zip(outcome.written, outs, strict=False):
         cell = collector.cells[position]
         if cell not in frame.created_cells:
@@ -584,8 +588,7 @@ def transparently(fun: Callable[[], Any]) -> Any:
     """Runs `fun` in a frame of its own: an exception in it leaves everything as it was."""
     frame = Frame()
     frame.calling = True
-    with frame.active():
-        outcome, arrays, collector = collect(frame, fun())
+    outcome, arrays, collector = frame.run(lambda: collect(frame, fun()))
     return commit(frame, outcome, collector, arrays)
 
 
@@ -595,78 +598,12 @@ def abstractly(make: Callable[[], Any], fill: Callable[[jax.ShapeDtypeStruct], j
     traced: list[Any] = []
 
     def run() -> list[Any]:
-        with frame.active():
-            made = make()
-            for cell in frame.values.keys() - frame.created_cells:
-                del frame.values[cell]  # a generator that was drawn from stays where it was
-            traced.append(collect(frame, made))
-            return traced[0][1]
+        made = make()
+        for cell in frame.values.keys() - frame.created_cells:
+            del frame.values[cell]  # a generator that was drawn from stays where it was
+        traced.append(collect(frame, made))
+        return traced[0][1]
 
-    shapes = jax.eval_shape(run)
+    shapes = jax.eval_shape(lambda: frame.run(run))
     outcome, _, collector = traced[0]
     return commit(frame, outcome, collector, [fill(shape) for shape in shapes])
-
-
-def transaction(root: Node, fun: Callable[[], Any]) -> Any:
-    """Runs `fun`, which works on `root` and what is below it: wholly, or with an exception and no change of state."""
-    frame = running.frame
-    if frame is not None:
-        return fun() if frame.calling else transparently(fun)
-    if running.journal is not None:
-        return fun()
-    journal = running.journal = Journal()
-    try:
-        for container in containers_below(root):
-            journal.note_contents(container)
-        result = fun()
-        _refuse_lost(root, journal)
-        return result
-    except BaseException:
-        journal.rollback()
-        raise
-    finally:
-        running.journal = None
-
-
-def _refuse_lost(root: Node, journal: Journal) -> None:
-    """Raises if a raw transform of JAX left tracers in a plain container of a module, or would change it only once."""
-    changed = [
-        (container, new_items(old, container))
-        for container, old in journal.contents.values()
-        if not same_contents(old, container)
-    ]
-    for registry, node, _ in journal.registries.values():
-        if registry is node._containers:
-            assigned = [container for container in registry.values() if is_mutable(container)]
-            changed += [(container, container) for container in assigned if id(container) not in journal.contents]
-    for container, new in changed:
-        tracers = holds_arrays(new, Tracer)
-        if tracers or raw.is_tracing():
-            holder, name = _home(root, container)
-            if tracers:
-                raise StateError(tracer_write(holder, name))
-            raw.refuse_change(holder, name)
-
-
-def _home(root: Node, container: Any) -> tuple[Node | None, str]:
-    """The node that holds a container, or one that it stands in, and the attribute; for messages."""
-    for node in Structure([root]).nodes:
-        for name, value in node._containers.items():
-            if _is_in(value, container):
-                return node, name
-    return None, ""
-
-
-def _is_in(value: Any, container: Any) -> bool:
-    if not (is_mutable(value) or isinstance(value, tuple)):
-        return False
-    return value is container or any(_is_in(item, container) for item in items(value))
-
-
-def containers_below(root: Node) -> list[Any]:
-    """The mutable containers of `root` and of the nodes below it; which nodes have some is remembered on `root`."""
-    known = root.__dict__.get("_below")
-    if known is None or known[0] != clock.structure:
-        below = [node for node in Structure([root]).nodes[1:] if node._containers]
-        known = root.__dict__["_below"] = (clock.structure, below)
-    return [value for node in (root, *known[1]) for value in node._containers.values() if is_mutable(value)]

@@ -7,9 +7,8 @@ attributes and registries, which Python must find in place, are changed there an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.core import Tracer
@@ -33,6 +32,8 @@ from flambeau.core.objects import put_fields
 from flambeau.core.tree import MISSING, Node, Registry
 
 __all__ = ["Frame", "Journal", "Twin", "Unbound", "Unmade"]
+
+T = TypeVar("T")
 
 
 class Unbound(BaseException):
@@ -169,19 +170,26 @@ class Frame(Journal):
         self.trace_state: Any = None
         self.calling = False  # whether an outermost module call is under way in this frame
 
-    @contextmanager
-    def active(self) -> Iterator[Frame]:
-        """Runs the body in this frame; whatever happens, what it changed in place is put back when it ends."""
+    def run(self, function: Callable[[], T]) -> T:
+        """Calls `function` in this frame; whatever happens, what it changed in place is put back when it ends."""
+        # No context manager: Ctrl-C could come between its call and its first line.
         outside, journal = running.frame, running.journal
         running.frame, running.journal = self, None
-        self.trace_state = get_opaque_trace_state()
         try:
-            yield self
+            self.trace_state = get_opaque_trace_state()
+            return function()
         finally:
             running.frame, running.journal = outside, journal
-            self.rollback()
-            for thing, old in self.watched:
-                put_fields(thing, old)
+            try:
+                self._put_back()
+            except KeyboardInterrupt:
+                self._put_back()
+                raise
+
+    def _put_back(self) -> None:
+        self.rollback()
+        for thing, old in self.watched:
+            put_fields(thing, old)
 
     def bind(self, cells: Iterable[Cell], values: Iterable[Any]) -> None:
         self.initial.update(zip(cells, values, strict=True))

@@ -179,12 +179,11 @@ def construct(make: Callable[[], NodeT]) -> NodeT:
     key = default_generator._key
 
     def pure(key_now: Any) -> list[Any]:
-        with frame.active():
-            frame.bind([key], [key_now])
-            made = make()
-            drawn = frame.values.pop(key)
-            frame.initial.pop(key)
-            outcome, arrays, collector = collect(frame, made)
+        frame.bind([key], [key_now])
+        made = make()
+        drawn = frame.values.pop(key)
+        frame.initial.pop(key)
+        outcome, arrays, collector = collect(frame, made)
         _check(frame, outcome, collector, arrays)
         draws = drawn is not key_now
         found.extend((outcome, collector, draws))
@@ -192,7 +191,7 @@ def construct(make: Callable[[], NodeT]) -> NodeT:
 
     outer, running.meta = running.meta, False
     try:
-        closed = jax.make_jaxpr(pure)(jax.ShapeDtypeStruct(key.shape, key.dtype))
+        closed = jax.make_jaxpr(lambda now: frame.run(lambda: pure(now)))(jax.ShapeDtypeStruct(key.shape, key.dtype))
     finally:
         running.meta = outer
     outcome, collector, draws = found

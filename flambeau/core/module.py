@@ -9,7 +9,6 @@ import jax
 
 from flambeau._errors import ForwardMissingError, RegistrationError
 from flambeau.core import hidden, meta, raw
-from flambeau.core.capture import transaction
 from flambeau.core.cell import (
     Buffer,
     Parameter,
@@ -23,6 +22,7 @@ from flambeau.core.hooks import HookMethods, call_with_hooks, global_hooks, regi
 from flambeau.core.location import locate, settle
 from flambeau.core.mistakes import check_keywords, missing_forward, no_child
 from flambeau.core.suggest import suggestion
+from flambeau.core.transaction import transaction
 
 __all__ = ["Module"]
 

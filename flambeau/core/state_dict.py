@@ -11,10 +11,10 @@ import numpy as np
 
 from flambeau._errors import StateDictError
 from flambeau.core import hidden
-from flambeau.core.capture import transaction
 from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter
 from flambeau.core.hooks import HookMethods, hooks_of
 from flambeau.core.placement import placement_of
+from flambeau.core.transaction import transaction
 
 __all__ = ["IncompatibleKeys", "StateDictMethods"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from flambeau._errors import StateDictError, StateError
-from flambeau.core.capture import transaction
 from flambeau.core.cell import Parameter, running
+from flambeau.core.transaction import transaction
 from flambeau.optim._gradients import sort_gradients
 from flambeau.optim._line_search import Point, strong_wolfe
 from flambeau.optim._options import number

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from flambeau._errors import DtypeError, StateDictError
-from flambeau.core.capture import transaction
 from flambeau.core.cell import Cell, Parameter, owner_of, running
 from flambeau.core.module import Module
+from flambeau.core.transaction import transaction
 from flambeau.core.tree import Node
 from flambeau.optim._gradients import HOW_TO_STEP, sort_gradients
 from flambeau.optim._rule import Recipe

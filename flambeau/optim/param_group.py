@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from flambeau._errors import StateError
-from flambeau.core.capture import transaction
 from flambeau.core.cell import Cell, Parameter, running
+from flambeau.core.transaction import transaction
 from flambeau.core.tree import Node, Registry
 from flambeau.optim._number import Number, is_number
 from flambeau.optim._rule import Layout, Recipe, Rule, Slot, compute, compute_compiled

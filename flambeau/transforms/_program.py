@@ -48,6 +48,7 @@ class Call:
         "exposures",
         "kept",
         "program",
+        "ran",
         "roots",
         "settings",
         "structure",
@@ -58,6 +59,7 @@ class Call:
     def __init__(self, program: Program, structure: Structure) -> None:
         cells = structure.cells
         self.program = program
+        self.ran = False
         self.structure = structure
         self.donated = [cells[i] for i in program.donated]
         self.kept = [cells[i] for i in program.kept]

@@ -72,19 +72,18 @@ def trace(
     lasts = Structure(structure.roots[lasting:]) if lasting else structure
 
     def pure(cells: list[Any], containers: list[list[Any]], arrays: list[Any]) -> list[Any]:
-        with frame.active():
-            frame.bind(structure.cells, cells)
-            for (node, name), held in zip(reads, containers, strict=True):
-                frame.container_inputs[id(node), name] = held
-            result = function(arrays)
-            if frame.unbound is not None:
-                raise frame.unbound
-            # Those bound as inputs come first, in the order of the inputs.
-            places = [(structure.node_index[node_id], name) for node_id, name in frame.container_inputs]
-            left = [_contents(structure.nodes[i], name, structure) for i, name in places] if repeats else []
-            restless = _restless(lasts) if repeats or lasting else ""
-            inputs = [*cells, *(value for held in containers for value in held), *arrays]
-            outcome, outs, collector = collect(frame, result, structure, inputs, numbers=numbers)
+        frame.bind(structure.cells, cells)
+        for (node, name), held in zip(reads, containers, strict=True):
+            frame.container_inputs[id(node), name] = held
+        result = function(arrays)
+        if frame.unbound is not None:
+            raise frame.unbound
+        # Those bound as inputs come first, in the order of the inputs.
+        places = [(structure.node_index[node_id], name) for node_id, name in frame.container_inputs]
+        left = [_contents(structure.nodes[i], name, structure) for i, name in places] if repeats else []
+        restless = _restless(lasts) if repeats or lasting else ""
+        inputs = [*cells, *(value for held in containers for value in held), *arrays]
+        outcome, outs, collector = collect(frame, result, structure, inputs, numbers=numbers)
         found.extend((outcome, collector.changes, places, restless, [spec for spec, _ in left]))
         return [*outs, *(value for _, held in left for value in held)]
 
@@ -93,7 +92,7 @@ def trace(
         if isinstance(value, Meta):
             raise StateError(no_value(value))
     # Not `jax.jit(pure).trace`, which does not say what the tracers are that `pure` has from a trace around this one.
-    closed = jax.make_jaxpr(pure)(values, contents, arrays)
+    closed = jax.make_jaxpr(lambda *inputs: frame.run(lambda: pure(*inputs)))(values, contents, arrays)
     outcome, changes, places, restless, left = found
     bound = [(i, name, _contents(structure.nodes[i], name, structure)[0]) for i, name in places]
     for (i, name, before), after in zip(bound, left, strict=False):
@@ -148,8 +147,7 @@ class Carried:
 
     def run(self, call: Callable[[], Any]) -> list[Any]:
         """To be called on tracers: runs `call`, and gives the arrays of what it wrote and returned."""
-        with self.frame.active():
-            self.outcome, arrays, self.collector = collect(self.frame, call())
+        self.outcome, arrays, self.collector = self.frame.run(lambda: collect(self.frame, call()))
         return arrays
 
     def commit(self, arrays: Sequence[Any]) -> Any:

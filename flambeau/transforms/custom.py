@@ -232,29 +232,7 @@ class _ReverseCall(Call):
         outs = rule.evaluate(*inputs)
         frame = Frame()
         frame.watched = rule.structure.watched
-        with frame.active():
-            frame.bind(rule.cells, inputs[: len(rule.cells)])
-            rule.write(outs)
-            kept = Flat(rule.apply(outs)[-1])
-            cotangents = [like for like in self.outs if inexact(like)]
-            args = self.flat.rebuild(inputs[len(inputs) - len(self.flat.arrays) :])
-            given = [args[n] for n in self.custom.nondiff_argnums]
-            wrt: list[int] = []
-
-            def run(arrays: list[Any]) -> list[Any]:
-                residuals = kept.rebuild(arrays[: len(kept.arrays)])
-                found = self._backward(given, residuals, arrays[len(kept.arrays) :])
-                wrt[:] = found
-                return list(found.values())
-
-            backward = Block(run, [*kept.arrays, *cotangents], self.sources, [*rule.roots, *kept.things])
-            if changed := changes(backward):
-                raise StateError(
-                    f"{self.title}: bwd changes {', '.join(changed)}, which nothing would carry out. Let fwd do it, and keep "
-                    f"in the residuals what bwd needs; a module with BatchNorm or Dropout that bwd calls wants eval()"
-                )
-            inside = [*backward.values(), *backward.contents(), *kept.arrays]
-        closed = backward.traced.closed
+        closed, inside, wrt = frame.run(lambda: self._trace_backward(rule, frame, inputs, outs))
         outer = tracers_of(closed)
         program = Program(closed, outer)
         needed = [i for i in program.used if i < len(inside)]
@@ -268,6 +246,32 @@ class _ReverseCall(Call):
 
         self.programs.backward = pull
         return [*outs[: self.programs.state + len(self.outs)], *outer, *(inside[i] for i in needed)]
+
+    def _trace_backward(
+        self, rule: Block, frame: Frame, inputs: tuple[Any, ...], outs: list[Any]
+    ) -> tuple[Any, list[Any], list[int]]:
+        """The program of `bwd`, its inputs but for the cotangents, and which inputs its results belong to."""
+        frame.bind(rule.cells, inputs[: len(rule.cells)])
+        rule.write(outs)
+        kept = Flat(rule.apply(outs)[-1])
+        cotangents = [like for like in self.outs if inexact(like)]
+        args = self.flat.rebuild(inputs[len(inputs) - len(self.flat.arrays) :])
+        given = [args[n] for n in self.custom.nondiff_argnums]
+        wrt: list[int] = []
+
+        def run(arrays: list[Any]) -> list[Any]:
+            residuals = kept.rebuild(arrays[: len(kept.arrays)])
+            found = self._backward(given, residuals, arrays[len(kept.arrays) :])
+            wrt[:] = found
+            return list(found.values())
+
+        backward = Block(run, [*kept.arrays, *cotangents], self.sources, [*rule.roots, *kept.things])
+        if changed := changes(backward):
+            raise StateError(
+                f"{self.title}: bwd changes {', '.join(changed)}, which nothing would carry out. Let fwd do it, and keep "
+                f"in the residuals what bwd needs; a module with BatchNorm or Dropout that bwd calls wants eval()"
+            )
+        return backward.traced.closed, [*backward.values(), *backward.contents(), *kept.arrays], wrt
 
     def _backward(self, given: list[Any], residuals: Any, cotangents: list[Any]) -> dict[int, Any]:
         """Runs `bwd`; gives cotangents by input."""

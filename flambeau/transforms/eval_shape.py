@@ -60,15 +60,14 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         frame.calling = True
 
         def pure(arrays: list[Any]) -> Any:
-            with frame.active():
-                args, kwargs = flat.rebuild(arrays)
-                result = fun(*args, **kwargs)
-                for leaf in jax.tree.leaves(result):
-                    if isinstance(leaf, (Node, Cell)):
-                        raise TypeError(f"eval_shape: expected arrays, got a {type(leaf).__name__}")
+            args, kwargs = flat.rebuild(arrays)
+            result = fun(*args, **kwargs)
+            for leaf in jax.tree.leaves(result):
+                if isinstance(leaf, (Node, Cell)):
+                    raise TypeError(f"eval_shape: expected arrays, got a {type(leaf).__name__}")
             return result
 
-        return jax.eval_shape(pure, flat.arrays)
+        return jax.eval_shape(lambda arrays: frame.run(lambda: pure(arrays)), flat.arrays)
 
     if running.frame is not None:
         return once()

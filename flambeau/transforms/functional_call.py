@@ -66,7 +66,8 @@ def functional_call(
     if running.frame is not None:
         running.frame.require(module)
     frame = Frame()
-    with frame.active():
+
+    def call() -> Any:
         frame.bind(chosen.values(), [given[name] for name in chosen])
         output = module(*args, **(kwargs or {}))
         state = {name: frame.values[cell] for name, cell in chosen.items()}
@@ -78,8 +79,9 @@ def functional_call(
             )
         for cell in chosen.values():
             frame.values[cell] = frame.initial[cell]
-        result = (output, state) if return_state else output
-        outcome, arrays, collector = collect(frame, result)
+        return collect(frame, (output, state) if return_state else output)
+
+    outcome, arrays, collector = frame.run(call)
     return commit(frame, outcome, collector, arrays)
 
 

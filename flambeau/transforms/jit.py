@@ -12,6 +12,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterable
+from itertools import starmap
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
@@ -25,6 +26,7 @@ from flambeau.core.capture import making
 from flambeau.core.cell import Cell, clock, copy, running, writing
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
+from flambeau.core.interrupts import undisturbed
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, fingerprint
 from flambeau.core.tree import Node
@@ -287,11 +289,16 @@ class Jitted(Generic[P, R]):
                 raw.warn_baked(self._name)
             outs = call.program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
             return call.program.outcome.apply(call.context(outs))
-        # One thread at a time: a cell's array is given away before its new one is there.
-        with writing:
-            outs = self._run_and_write(call, containers, arrays)
         plain = call.program.outcome.plain
-        return call.program.outcome.apply(call.context(outs)) if plain is None else plain(outs)
+        # One thread at a time: a cell's array is given away before its new one is there.
+        if call.ran and plain is not None:
+            with writing:
+                outs = self._run_and_write(call, containers, arrays)
+            return plain(outs)
+        with undisturbed(), writing:
+            outs = self._run_and_write(call, containers, arrays)
+            call.ran = True
+            return call.program.outcome.apply(call.context(outs)) if plain is None else plain(outs)
 
     def _run_and_write(self, call: Call, containers: Any, arrays: list[Any]) -> list[Any]:
         """Runs the program on the cells' values, and puts the new ones in place."""
@@ -302,23 +309,26 @@ class Jitted(Generic[P, R]):
         if values is None:
             values = [cell._value for cell in call.donated], [cell._value for cell in call.kept]
             gathered[call] = values
-        program = call.program
+        if not call.written and call.program.outcome.plain is not None:
+            return call.program.run(*values, containers, arrays)
+        # Ctrl-C comes when the program has run, and what it gave would be lost with the arrays that were given away. So no
+        # instruction of Python lies between running and keeping: `extend` does both. (The first call of a program goes
+        # through more Python; for that one it waits.)
+        made: list[list[Any]] = []
         try:
-            outs = program.run(*values, containers, arrays)
+            made.extend(starmap(call.program.run, ((*values, containers, arrays),)))
+            if made[0] and isinstance(made[0][0], Tracer):
+                self._refuse_raw_writes(call)
+            _write(call, made[0], values[1])
+        except KeyboardInterrupt:
+            if made:
+                _write(call, made[0], values[1])
+            raise
         except Exception as error:
             if any(value.is_deleted() for value in values[0]):
                 raise StateError(_lost(self._name)) from error
             raise
-        if outs and isinstance(outs[0], Tracer):
-            self._refuse_raw_writes(call)
-        if program.reshapes:
-            for cell, value in zip(call.written, outs, strict=False):
-                cell._replace(value, False)
-        elif call.written:
-            for cell, value in zip(call.written, outs, strict=False):
-                cell._value = value
-            clock.gathered = {call: (outs[: len(call.written)], values[1])} if program.rolls else {}
-        return outs
+        return made[0]
 
     def _refuse_raw_writes(self, call: Call) -> None:
         if call.written or call.program.outcome.effects:
@@ -326,6 +336,17 @@ class Jitted(Generic[P, R]):
                 f"{self._name} changes state of modules, and was called inside a raw jax transform, which would lose it. "
                 f"Use flambeau's transform in its place, or the pure form fb.functional_call."
             )
+
+
+def _write(call: Call, outs: list[Any], kept: list[Any]) -> None:
+    """Puts the new values of cells in place; twice is the same as once."""
+    if call.program.reshapes:
+        for cell, value in zip(call.written, outs, strict=False):
+            cell._replace(value, False)
+    elif call.written:
+        for cell, value in zip(call.written, outs, strict=False):
+            cell._value = value
+        clock.gathered = {call: (outs[: len(call.written)], kept)} if call.program.rolls else {}
 
 
 def _own_donated(call: Call) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from flambeau._errors import ShapeError, StateError
 from flambeau.core import _draw
-from flambeau.core.capture import transaction
 from flambeau.core.module import Module
+from flambeau.core.transaction import transaction
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.utils._pruning_masks import (
     Unseen,

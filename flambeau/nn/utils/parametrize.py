@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from flambeau._errors import ShapeError
-from flambeau.core.capture import transaction
 from flambeau.core.cell import Buffer, Cell, Parameter, fitting, owner_of
 from flambeau.core.module import Module
 from flambeau.core.suggest import suggestion
+from flambeau.core.transaction import transaction
 from flambeau.nn.container import ModuleDict, ModuleList
 from flambeau.nn.functional._checks import describe
 from flambeau.nn.utils._parametrization_cache import caching, value_of

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flambeau.core.capture import transaction
 from flambeau.core.hooks import hooks_of
 from flambeau.core.module import Module
+from flambeau.core.transaction import transaction
 from flambeau.nn.utils._pruning_masks import like, values_of
 from flambeau.nn.utils._pruning_methods import (
     BasePruningMethod,

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flambeau.core.capture import transaction
 from flambeau.core.cell import Parameter, copy
 from flambeau.core.hooks import hooks_of
 from flambeau.core.module import Module
+from flambeau.core.transaction import transaction
 from flambeau.nn.utils._norms import as_matrix, default_dim, power_step, precise_matmul, random_unit
 from flambeau.nn.utils._reparametrize import check_outside, hook_of, parameter_of, take_hook
 

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import jax
 
-from flambeau.core.capture import transaction
 from flambeau.core.cell import Parameter
 from flambeau.core.hooks import hooks_of
 from flambeau.core.module import Module
+from flambeau.core.transaction import transaction
 from flambeau.nn.utils._norms import norm_except_dim, weight_of
 from flambeau.nn.utils._reparametrize import check_outside, hook_of, parameter_of, take_hook
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from flambeau._errors import StateDictError, StateError
-from flambeau.core.capture import transaction
 from flambeau.core.cell import running
+from flambeau.core.transaction import transaction
 from flambeau.core.tree import Node, Registry
 from flambeau.optim._number import Number
 from flambeau.optim.optimizer import Optimizer
