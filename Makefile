@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 with = $(VENV)/.with-$(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test programs parity check format bench clean
+.PHONY: help demo test programs fuzz parity check format bench clean
 # Two pips at once in one environment break each other.
 .NOTPARALLEL:
 
@@ -19,6 +19,7 @@ help:
 	@echo "make demo    train the article's network on real digits"
 	@echo "make test    the tests that need no torch"
 	@echo "make programs  ten thousand random programs, for hours"
+	@echo "make fuzz    a hundred thousand damaged and hostile checkpoints, for some minutes"
 	@echo "make parity  the tests that compare with torch"
 	@echo "make check   ruff and pyright"
 	@echo "make format  let ruff mend what it can"
@@ -33,6 +34,9 @@ test: $(call with,test)
 
 programs: $(call with,test)
 	FLAMBEAU_PROGRAMS=10000 $(RUN) -m pytest -q -n auto tests/transforms/test_programs.py $(ARGS)
+
+fuzz: $(call with,test)
+	FLAMBEAU_FUZZ=100000 $(RUN) -m pytest -q -n auto tests/io/test_fuzz.py $(ARGS)
 
 parity: $(call with,torch) $(call with,test)
 	$(RUN) -m pytest -q -n auto -m parity tests $(ARGS)

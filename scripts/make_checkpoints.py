@@ -1,6 +1,6 @@
 """Writes the small checkpoints of torch and safetensors that the tests read where torch is not installed.
 
-    python scripts/make_checkpoints.py        # needs torch; writes tests/io/golden
+python scripts/make_checkpoints.py        # needs torch; writes tests/io/golden
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NOT_IN_SAFETENSORS = {"complex128"}
 
 
 def dtypes(names: list[str]) -> dict[str, torch.Tensor]:
-    """The numbers 0 to 5 of each dtype."""
-    return {name: torch.arange(6.0).reshape(2, 3).to(getattr(torch, name)) for name in names}
+    """The numbers 1 to 6 of each dtype."""
+    return {name: torch.arange(1.0, 7.0).reshape(2, 3).to(getattr(torch, name)) for name in names}
 
 
 def layouts() -> dict[str, Any]:

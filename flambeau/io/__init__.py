@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from flambeau.io.safetensors import load, save
+from flambeau.io.files import load, save
+from flambeau.io.loading import Report, load_into
+from flambeau.io.tensors import Tensors
 
-__all__ = ["load", "save"]
+__all__ = ["Report", "Tensors", "load", "load_into", "save"]

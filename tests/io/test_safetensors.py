@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import hypothesis.extra.numpy as arrays
 import jax
@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
-import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +23,8 @@ from flambeau._errors import CheckpointError
 from flambeau.core.cell import Buffer, Parameter
 from flambeau.core.module import Module
 from flambeau.io import load, save
-from flambeau.io.safetensors import _DTYPES
+from flambeau.io._safetensors import DTYPES
+from tests.io.values import numbers, same
 
 SHAPES = [(), (3,), (2, 3), (0,), (4, 0, 2), (1, 1, 1)]
 
@@ -38,17 +38,6 @@ class Net(Module):
         self.hidden = Buffer(jnp.zeros(2), persistent=False)
 
 
-def numbers(dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Some values of any dtype, all different where that is possible."""
-    return np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape) % 100, dtype)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two arrays are the same to the bit."""
-    a, b = np.asarray(a), np.asarray(b)
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
 @contextmanager
 def umask(mask: int) -> Iterator[None]:
     old = os.umask(mask)
@@ -59,7 +48,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", _DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_round_trip_of_every_dtype(tmp_path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     array = numbers(dtype, shape)
     save({"array": jnp.asarray(array), "numpy": array}, tmp_path / "a.safetensors")
@@ -149,7 +138,7 @@ def test_what_cannot_be_stored(tmp_path: Path) -> None:
 # -- files --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", ["save_file", "fsync", "replace"])
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()], ids=repr
 )
@@ -159,19 +148,16 @@ def test_interrupted_writing_leaves_the_old_file(
     path = tmp_path / "a.safetensors"
     save({"a": jnp.ones(3)}, path)
     before = path.read_bytes()
-    real = safetensors.numpy.save_file
 
-    def half_written(state: Any, target: str, metadata: Any = None) -> None:
-        real(state, target, metadata)
-        with open(target, "rb+") as file:
-            file.truncate(10)
+    def half_written(file: BinaryIO, arrays: Any, metadata: Any) -> None:
+        file.write(b"half")
         raise error
 
     def fail(*args: Any) -> None:
         raise error
 
-    if moment == "save_file":
-        monkeypatch.setattr(safetensors.numpy, "save_file", half_written)
+    if moment == "write":
+        monkeypatch.setattr("flambeau.io.files.write_safetensors", half_written)
     else:
         monkeypatch.setattr(os, moment, fail)
     expected = CheckpointError if isinstance(error, OSError) else type(error)
@@ -249,7 +235,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 def test_truncated(whole: tuple[Path, bytes], data: st.DataObject) -> None:
     path, content = whole
     path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    with pytest.raises(CheckpointError, match="cannot be read as safetensors") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot be read as safetensors|is no safetensors file") as caught:
         load(path)
     assert str(path) in str(caught.value)
 
@@ -262,7 +248,7 @@ def test_damaged(whole: tuple[Path, bytes], data: st.DataObject) -> None:
     damaged[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(damaged)
     try:
-        loaded = load(path)
+        loaded = dict(load(path))
     except CheckpointError as error:
         assert str(path) in str(error)
     else:
@@ -272,8 +258,10 @@ def test_damaged(whole: tuple[Path, bytes], data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "header too small"),
-        (b"PK\x03\x04" + bytes(100), "header too large|invalid"),
+        (b"", "is no safetensors file and none that torch.save wrote"),
+        (b"GIF89a" + bytes(100), "is no safetensors file and none that torch.save wrote"),
+        (b"\xff" * 4 + b"\0" * 4 + b"{}", "its header would be 4294967295 bytes long"),
+        (b"\x64\0\0\0\0\0\0\0{}", "cannot be read as safetensors: .*header"),
         (b"\x02\0\0\0\0\0\0\0{}trailing", "not fully covered"),
     ],
 )
@@ -284,10 +272,8 @@ def test_something_else(tmp_path: Path, content: bytes, reason: str) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors cannot be read as safetensors: No such file"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors cannot be read: No such file"):
         load(tmp_path / "nowhere.safetensors")
-    with pytest.raises(CheckpointError, match="Is a directory"):
-        load(tmp_path)
 
 
 def test_dtype_that_jax_has_not(tmp_path: Path) -> None:
@@ -314,13 +300,14 @@ def test_64_bits_without_x64(tmp_path: Path, dtype: type, narrow: type, fits: li
     save({"a": np.asarray(fits, dtype)}, path)
     with jax.enable_x64(False):
         assert same(load(path)["a"], np.asarray(fits, dtype).astype(narrow))
+        assert load(path).spec("a").dtype == narrow
     save({"a": np.asarray([*fits, does_not], dtype)}, path)
-    assert load(path)["a"].dtype == dtype
+    assert load(path)["a"].dtype == load(path).spec("a").dtype == dtype
     with (
         jax.enable_x64(False),
         pytest.raises(CheckpointError, match=f"'a' has {np.dtype(dtype)} values that do not fit"),
     ):
-        load(path)
+        load(path)["a"]
 
 
 # -- other libraries ----------------------------------------------------------------------------------------------------
@@ -352,4 +339,3 @@ def test_torch_reads_ours_and_we_read_its(torch: Any, tmp_path: Path, name: str,
     assert torch.equal(theirs.to(torch.complex128), tensor.to(torch.complex128))
     with_torch.save_file({"a": tensor}, tmp_path / "theirs")
     assert same(load(tmp_path / "theirs")["a"], array)
-    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
