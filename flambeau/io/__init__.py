@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flambeau.io.files import load, save
-from flambeau.io.loading import Report, load_into
+from flambeau.io.loading import Report, load_into, renamed
 from flambeau.io.tensors import Tensors
 
-__all__ = ["Report", "Tensors", "load", "load_into", "save"]
+__all__ = ["Report", "Tensors", "load", "load_into", "renamed", "save"]

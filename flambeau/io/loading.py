@@ -20,7 +20,7 @@ from flambeau.io._file import Path
 from flambeau.io.files import load
 from flambeau.io.tensors import Tensors
 
-__all__ = ["Report", "load_into"]
+__all__ = ["Report", "load_into", "renamed"]
 
 Rename = Mapping[str, str] | Callable[[str], str | None]
 
@@ -110,7 +110,7 @@ def load_into(
     state = load(source) if isinstance(source, (str, os.PathLike)) else source
     if not isinstance(state, Mapping):
         raise TypeError(f"expected a path or a dict of arrays by name, got {type(state).__name__}")
-    tensors = _renamed(state, rename, strip_prefix)
+    tensors = renamed(state, rename, strip_prefix)
     own = module.state_dict(keep_vars=True)
     wrong = {} if strict else _wrong_shapes(own, tensors)
     for name in wrong:
@@ -127,12 +127,26 @@ def load_into(
     )
 
 
-def _renamed(state: Mapping[str, Any], rename: Rename | None, prefix: str) -> Tensors:
-    """The entries under their new names; what is left out is not read."""
+def renamed(state: Mapping[str, Any], rename: Rename | None = None, strip_prefix: str = "") -> Tensors:
+    """The entries under new names, in the same order. Nothing is read.
+
+    Args:
+        state: arrays by name.
+        rename: new names, as for `load_into`.
+        strip_prefix: what is taken from the names that begin so, before they are renamed.
+
+    Raises:
+        StateDictError: two arrays get one name.
+
+    Example:
+        >>> import flambeau as fb, jax.numpy as jnp
+        >>> list(fb.io.renamed({"module.fc.weight": jnp.ones(1)}, {"fc.": "head."}, strip_prefix="module."))
+        ['head.weight']
+    """
     tensors, errors = Tensors(), []
     sources: dict[str, str] = {}
     for old in state:
-        new = _new_name(old.removeprefix(prefix), rename)
+        new = _new_name(old.removeprefix(strip_prefix), rename)
         if new is None:
             continue
         if new in sources:
