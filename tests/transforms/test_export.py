@@ -120,6 +120,16 @@ def test_programs_under_transforms() -> None:
         fb.grad(loss)({"weight": net.weight}, fb.deserialize(exported.serialize()))
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_networks_for_any_batch(layer: Any) -> None:
+    net = layer(3, 4, batch_first=True, bidirectional=True, dtype=jnp.float64)
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = fb.export(net)(jax.ShapeDtypeStruct((batch, 5, 3), jnp.float64))
+    for size in (1, 12):
+        x = jnp.sin(jnp.arange(size * 15.0)).reshape(size, 5, 3)
+        jax.tree.map(close, exported.call(x), net(x))
+
+
 def test_lazy_modules_are_made() -> None:
     net: Any = nn.LazyLinear(2, dtype=jnp.float64)
     exported = fb.export(net)(jax.ShapeDtypeStruct((4, 3), jnp.float64))

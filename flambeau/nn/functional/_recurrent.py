@@ -108,7 +108,7 @@ def _layer(
     it is still in the cache: measured on two cores, that takes half to all of the time.
     """
     at_once, step_by_step = (functools.partial(_steps, mode, reverse, at_once=each) for each in (True, False))
-    if input.shape[1] < _MANY_ROWS:
+    if isinstance(input.shape[1], int) and input.shape[1] < _MANY_ROWS:  # and no symbol, as in what is exported
         return at_once(input, state, weights, there)
     return lax.platform_dependent(input, state, weights, there, cpu=step_by_step, default=at_once)
 
