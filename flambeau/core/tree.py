@@ -105,6 +105,16 @@ class Registry(dict):
         return dict, (dict(self),)
 
 
+class _MissingError(AttributeError):
+    """An attribute is not there. What may have been meant is looked for when somebody reads it: most ask by `hasattr`."""
+
+    def __str__(self) -> str:
+        return self.obj._missing_attribute(self.name)
+
+
+_MissingError.__module__, _MissingError.__qualname__ = "builtins", "AttributeError"  # as which tracebacks show it
+
+
 class Node:
     """Base of everything that holds state: its attributes survive the transforms (see the module's docstring)."""
 
@@ -133,7 +143,7 @@ class Node:
     def __getattr__(self, name: str) -> Any:
         found = self._find(name)
         if found is MISSING:
-            raise AttributeError(self._missing_attribute(name), name=name, obj=self)
+            raise _MissingError(name=name, obj=self)
         return found
 
     def _find(self, name: str) -> Any:

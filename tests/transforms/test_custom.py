@@ -408,3 +408,19 @@ def test_keyword_only_arguments_are_none_of_a_rule() -> None:
 def test_defjvps_knows_no_functions() -> None:
     with pytest.raises(TypeError, match="take defjvp"):
         fb.custom_jvp(plain, nondiff_argnums=(0,)).defjvps(None)
+
+
+def test_rules_hold_where_nothing_is_compiled() -> None:
+    @fb.custom_jvp
+    def log1pexp(x: Any) -> Any:
+        return jnp.log(1 + jnp.exp(x))
+
+    @log1pexp.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return log1pexp(*primals), 3 * tangents[0]
+
+    def loss(x: Any) -> Any:
+        return fb.scan(lambda carry, _: (log1pexp(carry), None), x, None, length=2)[0]
+
+    with fb.disable_jit():
+        same(fb.jit(fb.value_and_grad(loss))(jnp.array(0.5)), (log1pexp(log1pexp(0.5)), 9.0))
