@@ -109,7 +109,8 @@ class _MissingError(AttributeError):
     """An attribute is not there. What may have been meant is looked for when somebody reads it: most ask by `hasattr`."""
 
     def __str__(self) -> str:
-        return self.obj._missing_attribute(self.name)
+        node: Any = self.obj
+        return node._missing_attribute(self.name)
 
 
 _MissingError.__module__, _MissingError.__qualname__ = "builtins", "AttributeError"  # as which tracebacks show it
