@@ -72,7 +72,7 @@ from flambeau.transforms import (
 )
 
 if TYPE_CHECKING:
-    from flambeau import io, optim
+    from flambeau import io, models, optim
     from flambeau.io import load, save
 
 __version__ = "0.1.0"
@@ -132,6 +132,7 @@ __all__ = [
     "load",
     "manual_seed",
     "map",
+    "models",
     "nn",
     "optim",
     "save",
@@ -150,7 +151,13 @@ __all__ = [
 ]
 
 # What needs another package than JAX is imported when it is first used: optax alone takes as long as all of flambeau.
-_LATER = {"io": "flambeau.io", "optim": "flambeau.optim", "load": "flambeau.io:load", "save": "flambeau.io:save"}
+_LATER = {
+    "io": "flambeau.io",
+    "models": "flambeau.models",
+    "optim": "flambeau.optim",
+    "load": "flambeau.io:load",
+    "save": "flambeau.io:save",
+}
 
 
 def __getattr__(name: str) -> Any:
