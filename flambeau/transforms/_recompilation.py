@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Hashable
 from typing import Any
 
@@ -23,7 +24,7 @@ class Watch:
     def __init__(self, name: str) -> None:
         self.name = name
         self.reasons: list[str] = []
-        self.last: dict[Hashable, Hashable] = {}
+        self.last: dict[Hashable, tuple[tuple[Hashable, ...], list[weakref.ref[Any]]]] = {}
         self.previous: tuple[Any, ...] | None = None
         self.counts: dict[str, int] = {}
         self.said: set[str] = set()
@@ -31,14 +32,15 @@ class Watch:
     def compiled(self, key: tuple[Any, ...], structure: Structure, variants: int, reads: list[Any]) -> None:
         """Notes a compilation. `variants`: how many there are for one key, which differ in the contents of what they read."""
         rest, previous = key[:3], self.last.get(key[:3])
-        self.last[rest] = structure.key
+        self.last[rest] = structure.key, [weakref.ref(root) for root in structure.roots]
         holder = ""
         if reads:
             node, name, _ = reads[0]
             holder = f"{type(structure.nodes[node]).__name__}.{name}"
         self.reasons.append(_reason(self.previous, key, holder))
         self.previous = key
-        path = difference(previous, structure.key) if previous is not None else None
+        changed = previous is not None and _is_same_thing(*previous, structure)
+        path = difference(previous[0], structure.key) if previous is not None and changed else None
         if path is not None:
             self._count(path, "changes from call to call, and is part of the compiled structure", "a buffer")
         elif variants > 1 and reads:
@@ -54,6 +56,14 @@ class Watch:
                 RecompilationWarning,
                 stacklevel=users_stacklevel(),
             )
+
+
+def _is_same_thing(key: tuple[Hashable, ...], roots: list[weakref.ref[Any]], structure: Structure) -> bool:
+    """Whether what was otherwise before is the same module now, rather than another one."""
+    for before, root, after, now in zip(key, roots, structure.key, structure.roots, strict=False):
+        if before != after:
+            return root() is now
+    return False
 
 
 def _reason(old: tuple[Any, ...] | None, new: tuple[Any, ...], holder: str) -> str:

@@ -156,6 +156,16 @@ def test_a_static_attribute_that_changes_on_every_call() -> None:
     assert "Make it a buffer (self.register_buffer)" in message
 
 
+def test_other_networks_are_no_change_of_one() -> None:
+    step: Any = fb.jit(lambda net, x: net(x))
+    for width in range(1, 7):
+        assert step(nn.Sequential(nn.Linear(2, width), nn.LeakyReLU(width)), jnp.ones((1, 2), "float32")).shape == (
+            1,
+            width,
+        )
+    assert len(step.compilations()) == 6
+
+
 def test_flags_and_modes_that_are_set_inside() -> None:
     @fb.jit
     def step(net: Net, x: Any) -> Any:
