@@ -73,7 +73,7 @@ from flambeau.transforms import (
 
 if TYPE_CHECKING:
     from flambeau import io, models, optim
-    from flambeau.io import load, save
+    from flambeau.io import Checkpointer, load, save
 
 __version__ = "0.1.0"
 
@@ -82,6 +82,7 @@ __all__ = [
     "BakedValueWarning",
     "Buffer",
     "CheckpointError",
+    "Checkpointer",
     "DtypeError",
     "Exported",
     "FlambeauError",
@@ -155,6 +156,7 @@ _LATER = {
     "io": "flambeau.io",
     "models": "flambeau.models",
     "optim": "flambeau.optim",
+    "Checkpointer": "flambeau.io:Checkpointer",
     "load": "flambeau.io:load",
     "save": "flambeau.io:save",
 }

@@ -1,0 +1,204 @@
+"""`fb.Checkpointer`: training that is interrupted goes on as if it had not been."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flambeau as fb
+from flambeau import nn
+
+pytest.importorskip("orbax.checkpoint")
+pytestmark = pytest.mark.filterwarnings("ignore:::orbax", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+X = jnp.arange(12.0).reshape(4, 3) / 10
+
+
+class Run:
+    """A network with state of every kind, an optimizer with a schedule, and a generator of its own."""
+
+    def __init__(self, seed: int = 0) -> None:
+        fb.manual_seed(seed)
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1)).double()
+        self.optimizer = fb.optim.AdamW(self.net.parameters(), lr=0.1, betas=(0.8, 0.9))
+        self.schedule = fb.optim.lr_scheduler.StepLR(self.optimizer, step_size=3, gamma=0.5)
+        self.train = fb.jit(self._train)
+
+    def _train(self, net: Any, optimizer: Any, x: Any) -> Any:
+        loss, grads = fb.value_and_grad(lambda net: (net(x) ** 2).mean())(net)
+        optimizer.step(grads)
+        return loss
+
+    def step(self) -> float:
+        loss = self.train(self.net, self.optimizer, X)
+        self.schedule.step()
+        return float(loss)
+
+    def objects(self) -> dict[str, Any]:
+        return {
+            "net": self.net,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "generator": fb.default_generator,
+        }
+
+    def arrays(self) -> list[np.ndarray]:
+        state = dict(self.net.state_dict()), self.optimizer.state_dict(), fb.get_rng_state()
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, asynchronous: bool) -> None:
+    whole = Run()
+    losses = [whole.step() for _ in range(20)]
+    expected = whole.arrays()
+    first = Run()
+    with fb.Checkpointer(tmp_path / "run", asynchronous=asynchronous) as checkpoints:
+        for step in range(12):
+            if step == 10:
+                checkpoints.save(10, {**first.objects(), "position": step})
+            first.step()  # what is saved is what was there, though its arrays are given away meanwhile
+    second = Run(seed=1)
+    with fb.Checkpointer(tmp_path / "run") as checkpoints:
+        restored = checkpoints.restore(second.objects())
+    assert restored == fb.io.Restored(10, {"position": 10})
+    assert [second.step() for _ in range(10)] == losses[10:]
+    same(second.arrays(), expected)
+
+
+def test_the_last_ones_and_the_best(tmp_path: Path) -> None:
+    with fb.Checkpointer(tmp_path, keep=2, best="accuracy", mode="max") as checkpoints:
+        assert (checkpoints.restore(), checkpoints.latest_step(), checkpoints.best_step()) == (None, None, None)
+        for step, accuracy in enumerate([0.1, 0.9, 0.3, 0.4, 0.2]):
+            checkpoints.save(step, {"step": step}, {"accuracy": accuracy, "loss": 1.0})
+        checkpoints.wait()
+        assert (checkpoints.steps(), checkpoints.best_step(), checkpoints.latest_step()) == ([1, 3, 4], 1, 4)
+        assert [checkpoints.restore(step=step) for step in ("best", None, 3)] == [  # pyright: ignore[reportArgumentType]
+            (1, {"step": 1}),
+            (4, {"step": 4}),
+            (3, {"step": 3}),
+        ]
+
+
+def test_values_come_back_as_they_were(tmp_path: Path) -> None:
+    values = {
+        "numbers": [1, 2.5, float("inf"), True, None, 3 - 2j, 2**80],
+        "nested": {"a/b": {"c": jnp.ones(2, jnp.bfloat16)}, "a": {"b/c": jnp.arange(3, dtype=jnp.int8)}},
+        "pairs": {7: ("x", ()), 8: {}},
+        "empty": jnp.zeros((0, 3), jnp.float16),
+        "scalar": jnp.array(True),
+        "numpy": np.arange(4.0),
+    }
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(0, values)
+        restored = checkpoints.restore()
+    assert restored is not None
+    assert jax.tree.structure(restored.values) == jax.tree.structure(values)
+    for mine, its in zip(jax.tree.leaves(restored.values), jax.tree.leaves(values)):
+        assert getattr(mine, "dtype", type(mine)) == getattr(its, "dtype", type(its))
+        np.testing.assert_array_equal(mine, its)
+
+
+def test_arrays_come_to_where_the_module_is(tmp_path: Path) -> None:
+    mesh = jax.make_mesh((1,), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    net, twin = nn.Linear(3, 2), nn.Linear(3, 2).to(sharding=sharding)
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(0, {"net": net})
+        checkpoints.restore({"net": twin})
+    np.testing.assert_array_equal(twin.weight, net.weight)
+    assert twin.weight.sharding == sharding
+
+
+def test_mistakes_change_nothing(tmp_path: Path) -> None:
+    run = Run()
+    with fb.Checkpointer(tmp_path, best="loss") as checkpoints:
+        with pytest.raises(ValueError, match="expected metrics with 'loss'"):
+            checkpoints.save(1, run.objects())
+        with pytest.raises(TypeError, match="expected thing to be arrays, numbers, texts, or lists"):
+            checkpoints.save(1, {"thing": object()}, {"loss": 1})
+        with pytest.raises(TypeError, match="expected the keys of thing to be texts or ints"):
+            checkpoints.save(1, {"thing": {1.5: 0}}, {"loss": 1})
+        checkpoints.save(1, {"net": nn.Linear(3, 4).double(), "optimizer": run.optimizer, "n": 0}, {"loss": 1})
+        with pytest.raises(fb.CheckpointError, match="has step 1, so step 1 cannot be saved"):
+            checkpoints.save(1, run.objects(), {"loss": 1})
+        before = run.arrays()
+        with pytest.raises(fb.CheckpointError, match=r"has no step 7; there are \[1\]"):
+            checkpoints.restore(run.objects(), step=7)
+        with pytest.raises(fb.CheckpointError, match="has no 'schedule'; it has net, optimizer, n"):
+            checkpoints.restore(run.objects())
+        with pytest.raises(TypeError, match="expected 'n' to be a module"):
+            checkpoints.restore({"n": 3})
+        with pytest.raises(fb.StateDictError):  # the optimizer fits, the network does not
+            checkpoints.restore({"optimizer": run.optimizer, "net": run.net})
+        same(run.arrays(), before)
+    for wrong in ({"keep": 0}, {"mode": "least"}):
+        with pytest.raises(ValueError, match="expected"):
+            fb.Checkpointer(tmp_path, **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    with pytest.raises(fb.MissingExtraError, match=r"pip install 'flambeau\[checkpointer\]'"):
+        fb.Checkpointer(tmp_path)
+
+
+TRAINING = """
+import sys
+import jax
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)  # as here, for the same bits
+import flambeau as fb
+from tests.io.test_checkpointer import Run
+
+folder, last = sys.argv[1], int(sys.argv[2])
+run = Run(seed=int(sys.argv[3]))
+with fb.Checkpointer(folder, keep=2) as checkpoints:
+    restored = checkpoints.restore(run.objects())
+    for step in range(0 if restored is None else restored.step, last):
+        run.step()
+        checkpoints.save(step + 1, run.objects())
+        print(step + 1, flush=True)
+"""
+
+
+def training(folder: Path, last: int, seed: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-c", TRAINING, str(folder), str(last), str(seed)]
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root)
+
+
+def test_a_process_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    process = training(tmp_path, 1000, 0)
+    assert process.stdout is not None
+    assert all(process.stdout.readline() for _ in range(5))
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        (*_, last) = checkpoints.steps()
+    assert last >= 4  # those from before the last one that it began are complete
+    finishing = training(tmp_path, last + 5, 7)
+    finishing.communicate(timeout=120)
+    assert finishing.returncode == 0
+    run = Run(seed=3)
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        restored = checkpoints.restore(run.objects())
+    assert restored is not None and restored.step == last + 5
+    found, whole = run.arrays(), Run()
+    for _ in range(last + 5):
+        whole.step()
+    same(found, whole.arrays())
