@@ -92,6 +92,8 @@ def assert_same(mine: list[np.ndarray], its: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+# Python ignores an exception in a finalizer or a callback of its garbage collector, and pytest tells.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("first", [True, False], ids=["compiling", "compiled"])
 def test_state_is_whole(ctrl_c: None, keeps: bool, first: bool) -> None:
