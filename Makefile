@@ -30,16 +30,16 @@ demo: $(call with,demo)
 	$(RUN) examples/digits.py $(ARGS)
 
 test: $(call with,test)
-	$(RUN) -m pytest -q -n auto -m "not parity" tests $(ARGS)
+	$(RUN) -m pytest -q -n auto --dist worksteal -m "not parity" tests $(ARGS)
 
 programs: $(call with,test)
-	FLAMBEAU_PROGRAMS=10000 $(RUN) -m pytest -q -n auto tests/transforms/test_programs.py $(ARGS)
+	FLAMBEAU_PROGRAMS=10000 $(RUN) -m pytest -q -n auto --dist worksteal tests/transforms/test_programs.py $(ARGS)
 
 fuzz: $(call with,test)
-	FLAMBEAU_FUZZ=100000 $(RUN) -m pytest -q -n auto tests/io/test_fuzz.py $(ARGS)
+	FLAMBEAU_FUZZ=100000 $(RUN) -m pytest -q -n auto --dist worksteal tests/io/test_fuzz.py $(ARGS)
 
 parity: $(call with,torch) $(call with,test)
-	$(RUN) -m pytest -q -n auto -m parity tests $(ARGS)
+	$(RUN) -m pytest -q -n auto --dist worksteal -m parity tests $(ARGS)
 
 check: $(call with,test) $(call with,dev)
 	$(RUN) -m ruff check .
