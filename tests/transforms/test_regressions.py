@@ -150,6 +150,9 @@ def test_an_array_made_a_parameter_stands_for_it(wrap: Any) -> None:
 class Settings:
     """A mutable object that is no container and no module."""
 
+    itself: Any
+    seen: Any
+
     def __init__(self) -> None:
         self.scale = 0.5
 
