@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import filesize
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +21,7 @@ from rich.tree import Tree
 
 from flambeau._errors import CheckpointError, StateDictError
 from flambeau.io import Tensors, load, renamed, save
+from flambeau.io.files import is_of_torch
 
 __all__ = ["main"]
 
@@ -100,7 +102,7 @@ def _inspect(given: argparse.Namespace) -> None:
     console.print(_tree(given.file, specs) if given.tree else _table(specs))
     arrays = [spec for spec in specs.values() if isinstance(spec, Spec)]
     numbers = sum(math.prod(spec.shape) for spec in arrays)
-    console.print(f"{len(arrays):,} arrays, {numbers:,} numbers, {_size(sum(map(_bytes, arrays)))}")
+    console.print(f"{len(arrays):,} arrays, {numbers:,} numbers, {filesize.decimal(sum(map(_bytes, arrays)))}")
     for name, text in (state.metadata if isinstance(state, Tensors) else {}).items():
         console.print(f"{escape(name)}: {escape(text)}")
 
@@ -109,7 +111,9 @@ def _table(specs: Mapping[str, Any]) -> Table:
     table = Table("name", "dtype", "shape", "size")
     for name, spec in specs.items():
         if isinstance(spec, Spec):
-            table.add_row(escape(name), np.dtype(spec.dtype).name, escape(str(list(spec.shape))), _size(_bytes(spec)))
+            table.add_row(
+                escape(name), np.dtype(spec.dtype).name, escape(str(list(spec.shape))), filesize.decimal(_bytes(spec))
+            )
         else:
             table.add_row(escape(name), type(spec).__name__, escape(repr(spec)[:60]), "")
     return table
@@ -131,13 +135,13 @@ def _tree(title: str, specs: Mapping[str, Any]) -> Tree:
     def grow(tree: Tree, level: dict[str, Any]) -> Tree:
         for name, part in level.items():
             if isinstance(part, dict):
-                grow(tree.add(f"{escape(name[:-1])}  {_size(size(part))}"), part)
+                grow(tree.add(f"{escape(name[:-1])}  {filesize.decimal(size(part))}"), part)
             else:
                 what = f"{np.dtype(part.dtype).name}{list(part.shape)}" if isinstance(part, Spec) else repr(part)[:60]
                 tree.add(f"{escape(name)}  {escape(what)}")
         return tree
 
-    return grow(Tree(f"{escape(title)}  {_size(size(nested))}"), nested)
+    return grow(Tree(f"{escape(title)}  {filesize.decimal(size(nested))}"), nested)
 
 
 def _convert(given: argparse.Namespace) -> None:
@@ -155,12 +159,10 @@ def _convert(given: argparse.Namespace) -> None:
     if given.dtype:
         cast = _caster(given.dtype)
         arrays = {name: cast(array) for name, array in arrays.items()}
-    metadata = (
-        state.metadata if isinstance(state, Tensors) and not given.target.endswith((".pt", ".pth", ".bin")) else None
-    )
+    metadata = state.metadata if isinstance(state, Tensors) and not is_of_torch(given.target) else None
     save(arrays, given.target, metadata or None, max_shard_size=given.max_shard_size)
     size = sum(_bytes(spec) for _, spec in _specs(arrays))
-    print(f"{len(arrays):,} arrays, {_size(size)}: {given.target}")
+    print(f"{len(arrays):,} arrays, {filesize.decimal(size)}: {given.target}")
 
 
 def _caster(name: str) -> Callable[[Any], Any]:
@@ -209,14 +211,6 @@ def _by_number(name: str) -> list[Any]:
 
 def _bytes(spec: Any) -> int:
     return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize if isinstance(spec, Spec) else 0
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ def transaction(root: Node, fun: Callable[[], Any]) -> Any:
         _refuse_lost(root, journal)
         return result
     except BaseException:
-        running.journal = None
         try:
             journal.rollback()
         except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -12,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flambeau._errors import CheckpointError, MissingExtraError
+from flambeau._errors import CheckpointError
+from flambeau.core.extras import require
 from flambeau.core.random import Generator
 from flambeau.core.transaction import transaction
 from flambeau.core.tree import Node
@@ -75,7 +75,8 @@ class Checkpointer:
             raise ValueError(f"expected keep to be at least 1, got {keep}")
         if mode not in ("min", "max"):
             raise ValueError(f"expected mode to be 'min' or 'max', got {mode!r}")
-        self._orbax = orbax = _orbax()
+        why = "Checkpointer: the package orbax-checkpoint is not installed"
+        self._orbax = orbax = require("orbax.checkpoint", "checkpointer", why)
         self._best, self._mode = best, mode
         policies = orbax.checkpoint_managers.preservation_policy
         kept: list[Any] = [policies.LatestN(keep)]
@@ -214,15 +215,6 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _orbax() -> Any:
-    try:
-        return importlib.import_module("orbax.checkpoint")
-    except ImportError as error:
-        raise MissingExtraError(
-            "Checkpointer: the package orbax-checkpoint is not installed: pip install 'flambeau[checkpointer]'"
-        ) from error
 
 
 def _state_of(thing: Any) -> Any:

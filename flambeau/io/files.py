@@ -104,7 +104,7 @@ def save(
     target = os.path.realpath(path)
     if format not in (None, "safetensors", "torch"):
         raise ValueError(f"expected format to be 'safetensors' or 'torch', got {format!r}")
-    of_torch = (format or ("torch" if target.endswith(_OF_TORCH) else "safetensors")) == "torch"
+    of_torch = is_of_torch(target) if format is None else format == "torch"
     if of_torch and (metadata is not None or max_shard_size is not None):
         raise ValueError("metadata and max_shard_size belong to safetensors files: put texts into the object itself")
     try:
@@ -114,6 +114,11 @@ def save(
             _save_safetensors(state, target, metadata, max_shard_size)
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from error
+
+
+def is_of_torch(path: Path) -> bool:
+    """Whether a file of this name is written in PyTorch's format, if nothing else is said."""
+    return os.path.realpath(path).endswith(_OF_TORCH)
 
 
 def _read(file: File) -> Any:

@@ -311,7 +311,7 @@ class _Choice(NamedTuple):
         return jnp.min(jnp.where(likelier < self.top_p, likeliest, jnp.inf), axis=-1, keepdims=True)
 
 
-# Each network has its own: their sizes differ, which a function shared by all would take for state that changes.
+# Each network has its own, so that its programs go when it does.
 _programs: weakref.WeakKeyDictionary[Decoder, transforms.Jitted[..., jax.Array]] = weakref.WeakKeyDictionary()
 
 

@@ -10,7 +10,7 @@ from flambeau.core.cell import Cell
 from flambeau.core.tree import Node
 from flambeau.transforms._trace import Block
 
-__all__ = ["changes", "name_of_cell"]
+__all__ = ["changes", "described", "name_of_cell", "other_changes"]
 
 
 def name_of_cell(cell: Cell, nodes: Iterable[Node]) -> str:
@@ -30,5 +30,14 @@ def changes(block: Block) -> list[str]:
     """The cells that a block writes, and whatever else it changes, each once."""
     nodes: Any = block.structure.nodes
     written = [name_of_cell(block.cells[i], nodes) for i in block.written]
-    others = [entry.what for entry in block.traced.changes if isinstance(entry, Change)]
-    return list(dict.fromkeys([*written, *others]))
+    return list(dict.fromkeys([*written, *other_changes(block)]))
+
+
+def other_changes(block: Block) -> list[str]:
+    """What a block changes besides the values of cells, each once."""
+    return list(dict.fromkeys(entry.what for entry in block.traced.changes if isinstance(entry, Change)))
+
+
+def described(array: Any) -> str:
+    """`float32[8, 16]`."""
+    return f"{array.dtype}{list(array.shape)}"

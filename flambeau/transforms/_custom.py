@@ -29,7 +29,7 @@ from flambeau._errors import ShapeError, StateError
 from flambeau.core.cell import Parameter
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, container_spec, fingerprint, signature
-from flambeau.transforms._changes import changes, name_of_cell
+from flambeau.transforms._changes import changes, described, name_of_cell
 from flambeau.transforms._differentiation import name_of
 from flambeau.transforms._trace import Block, Flat, container, entering
 
@@ -270,7 +270,7 @@ class Call(ABC):
         for array, like in zip(arrays, self.outs, strict=True):
             if (array.shape, array.dtype) != (like.shape, like.dtype):
                 raise ShapeError(
-                    f"{self.title}: expected {what} to be {_kind(like)}, as its result is, got {_kind(array)}"
+                    f"{self.title}: expected {what} to be {described(like)}, as its result is, got {described(array)}"
                 )
         return arrays
 
@@ -290,8 +290,10 @@ class Call(ABC):
             )
         pairs = zip(block.traced.closed.out_avals[: self.programs.state], rule.traced.closed.out_avals, strict=False)
         for mine, other in pairs:
-            if _kind(mine) != _kind(other):
-                raise StateError(f"{wrong} of {ours} it leaves {_kind(other)} where the function leaves {_kind(mine)}")
+            if described(mine) != described(other):
+                raise StateError(
+                    f"{wrong} of {ours} it leaves {described(other)} where the function leaves {described(mine)}"
+                )
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
@@ -361,10 +363,6 @@ def _key(flat: Flat) -> Hashable:
 
 def _distinct(values: Any) -> list[Any]:
     return list({id(value): value for value in values}.values())
-
-
-def _kind(array: Any) -> str:
-    return f"{array.dtype}{list(array.shape)}"
 
 
 def inexact(aval: Any) -> bool:

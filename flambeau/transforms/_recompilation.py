@@ -39,8 +39,9 @@ class Watch:
             holder = f"{type(structure.nodes[node]).__name__}.{name}"
         self.reasons.append(_reason(self.previous, key, holder))
         self.previous = key
-        changed = previous is not None and _is_same_thing(*previous, structure)
-        path = difference(previous[0], structure.key) if previous is not None and changed else None
+        path = None
+        if previous is not None and _is_same_thing(*previous, structure):
+            path = difference(previous[0], structure.key)
         if path is not None:
             self._count(path, "changes from call to call, and is part of the compiled structure", "a buffer")
         elif variants > 1 and reads:

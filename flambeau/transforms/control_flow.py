@@ -14,6 +14,7 @@ from flambeau._errors import ShapeError, StateError
 from flambeau.core.capture import Change
 from flambeau.core.cell import Cell
 from flambeau.core.tree import Node
+from flambeau.transforms._changes import described, other_changes
 from flambeau.transforms._recompilation import PATIENCE, warn_restless
 from flambeau.transforms._trace import Block, Flat, blocks, entering
 from flambeau.transforms.disable_jit import jit_is_disabled
@@ -165,7 +166,7 @@ def _check_alike(name: str, made: list[Block]) -> None:
         other = block.traced
         if first.changes != other.changes:
             raise StateError(_unlike(name, position, first.changes, other.changes))
-        ours, theirs = ([_kind(a) for a in b.traced.closed.out_avals[len(b.written) :]] for b in (made[0], block))
+        ours, theirs = ([described(a) for a in b.traced.closed.out_avals[len(b.written) :]] for b in (made[0], block))
         if ours != theirs:
             a, b = next((a, b) for a, b in zip(ours, theirs, strict=True) if a != b)
             raise ShapeError(f"{name}: expected the branches to give the same shapes and dtypes, got {a} and {b}")
@@ -173,13 +174,9 @@ def _check_alike(name: str, made: list[Block]) -> None:
         for i, out in zip(block.written, block.traced.closed.out_avals, strict=False):
             if (out.shape, out.dtype) != (block.cells[i].shape, block.cells[i].dtype):
                 raise StateError(
-                    f"{name}: a branch writes {_kind(out)} where {_kind(block.cells[i])} was; "
+                    f"{name}: a branch writes {described(out)} where {described(block.cells[i])} was; "
                     f"which one there is would be known only at run time"
                 )
-
-
-def _kind(array: Any) -> str:
-    return f"{array.dtype}{list(array.shape)}"
 
 
 def _unlike(name: str, position: int, first: Sequence[Any], other: Sequence[Any]) -> str:
@@ -273,7 +270,7 @@ class _While:
                 block = self.block()
                 traces += 1
                 if traces == PATIENCE:
-                    warn_restless("while_loop", block.traced.restless or self.changes(block))
+                    warn_restless("while_loop", block.traced.restless or ", ".join(other_changes(block)))
             if not block.traced.restless and not block.traced.outcome.effects:
                 self.loop(block, holds)
                 break
@@ -326,11 +323,8 @@ class _While:
         self.arrays = list(outs[first : first + len(self.arrays)])
         return outs[first - 1]
 
-    def changes(self, block: Block) -> str:
-        return ", ".join(dict.fromkeys(entry.what for entry in block.traced.changes if isinstance(entry, Change)))
-
     def unknown(self, block: Block) -> str:
-        what = self.changes(block) or block.traced.restless
+        what = ", ".join(other_changes(block)) or block.traced.restless
         return (
             f"while_loop: the body changes {what}, and how often is known only at run time. Keep arrays in buffers "
             f"(self.register_buffer), or take fb.scan or fb.fori_loop with a number of steps that is known"

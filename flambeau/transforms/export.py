@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from flambeau._errors import CheckpointError, MissingExtraError, StateError
+from flambeau._errors import CheckpointError, StateError
 from flambeau.core.cell import Cell
+from flambeau.core.extras import require
 from flambeau.core.gradients import Gradients
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure
@@ -179,12 +179,7 @@ def deserialize(data: bytes) -> Exported:
 
 
 def _require_flatbuffers(name: str) -> None:
-    try:
-        importlib.import_module("flatbuffers")
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{name}: JAX's format needs the package flatbuffers: pip install 'flambeau[export]'"
-        ) from error
+    require("flatbuffers", "export", f"{name}: JAX's format needs the package flatbuffers")
 
 
 class _Program:
