@@ -6,8 +6,8 @@
 
 Each contender loads or saves in a process of its own, whose peak memory is what it took on top of what it began with (what
 is saved counts as there). Files are in the page cache when they are loaded; each load ends with a look at every page, so
-that mapped files are read too. Each save ends when the disk has it. Rates are medians over rounds in which the contenders
-take turns.
+that mapped files are read too. Each save goes to a new name, for to free an old file's blocks costs some disks more than to
+write them, and ends when the disk has it. Rates are medians over rounds in which the contenders take turns.
 """
 
 from __future__ import annotations
@@ -158,6 +158,8 @@ def run(kind: str, name: str, folder: Path, megabytes: int) -> dict[str, float]:
         return measured(lambda: look(load(str(folder / file))), lambda: look(load(str(folder / f"small_{file}"))))
     file, save = SAVERS[name]
     arrays = weights(megabytes)
+    (folder / file).unlink(missing_ok=True)
+    os.sync()
 
     def call() -> None:
         save(arrays, str(folder / file))
