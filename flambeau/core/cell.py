@@ -512,5 +512,5 @@ def written_tracer(what: str) -> str:
     return (
         f"{what} was written inside a raw jax transform: the value is a tracer that would outlive it. "
         f"Use flambeau's transform in its place (fb.jit, fb.grad, fb.value_and_grad), which carries the write out, "
-        f"or the pure form fb.functional_call(module, values, args, return_state=True)."
+        f"or the pure form fb.functional_call(module, values, args, key=key, return_state=True)."
     )

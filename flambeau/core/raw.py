@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ __all__ = [
     "refuse_same_draws",
     "transform",
     "warn_baked",
+    "with_own_draws",
 ]
 
 # Nothing is traced while modules are imported; if it is, everything looks traced, which costs time and refuses nothing.
@@ -156,12 +157,20 @@ def refuse_same_draws() -> None:
     """Raises inside of a raw `jax.vmap`, where all elements would draw the same random numbers."""
     callers = [caller for caller in _callers() if not caller[0].endswith(".traceback_util")] if is_tracing() else []
     for (home, name), (above, caller) in pairwise(callers):
+        if (home, name) == (__name__, with_own_draws.__name__):
+            return
         knows = caller == "jacfun" or above.startswith("flambeau.")  # which map over directions, or know of draws
         if name == "vmap_f" and home.startswith("jax.") and not knows:
             raise StateError(
                 "a random number was drawn inside a raw jax.vmap, where every element would get the same. "
-                "Use fb.vmap in its place, with randomness='different' or 'same'."
+                "Use fb.vmap in its place, with randomness='different' or 'same', or give each a key: "
+                "fb.functional_call(module, values, args, key=key)."
             )
+
+
+def with_own_draws(function: Callable[[], Any]) -> Any:
+    """Calls `function`, whose generators have states that the caller chose: what is vmapped around may have one for each."""
+    return function()
 
 
 def introduce(name: str, transform: Any) -> None:

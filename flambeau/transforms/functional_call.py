@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from flambeau._errors import ShapeError, StateError
+from flambeau.core import raw
 from flambeau.core.capture import collect, commit
 from flambeau.core.cell import Cell, running
 from flambeau.core.frame import Frame
 from flambeau.core.module import Module
+from flambeau.core.random import Key, default_generator
+from flambeau.core.structure import Structure
 from flambeau.core.suggest import suggestion
 
 __all__ = ["functional_call", "stack_module_state"]
@@ -27,6 +30,7 @@ def functional_call(
     tie_weights: bool = True,
     strict: bool = False,
     return_state: bool = False,
+    key: jax.Array | None = None,
 ) -> Any:
     """Calls `module` with other values in the place of its parameters and buffers; the module itself stays as it is.
 
@@ -40,6 +44,8 @@ def functional_call(
         tie_weights: whether a value given for one name of a tied parameter holds for its other names.
         strict: whether every parameter and buffer must be given, and no other name.
         return_state: whether to give `(output, state)`, where `state` is a dict of the given values as the call leaves them.
+        key: a key of `jax.random`, from which the call draws its random numbers; the default generator, and those of the
+            module, stay as they are. Without one they are drawn from, and move on, which a raw `jax.jit` refuses.
 
     Raises:
         KeyError: a name that the module does not have; with `strict`, also one that is not given.
@@ -55,6 +61,9 @@ def functional_call(
         >>> zeros = jax.tree.map(jnp.zeros_like, dict(net.state_dict()))
         >>> jax.jit(lambda values, x: fb.functional_call(net, values, x))(zeros, jnp.ones((1, 2))).tolist()
         [[0.0]]
+        >>> noisy = lambda key: fb.functional_call(nn.Dropout(0.5), {}, jnp.ones(8), key=key)
+        >>> jax.vmap(noisy)(jax.random.split(jax.random.key(0), 3)).shape
+        (3, 8)
 
     Source: https://docs.pytorch.org/docs/2.13/generated/torch.func.functional_call.html
     """
@@ -63,13 +72,18 @@ def functional_call(
     cells = _cells_by_name(module)
     _check_names(module, given, cells, strict)
     chosen = _choose(given, cells, tie_weights)
+    generators = [] if key is None else _generators(module)
     if running.frame is not None:
         running.frame.require(module)
     frame = Frame()
 
     def call() -> Any:
         frame.bind(chosen.values(), [given[name] for name in chosen])
-        output = module(*args, **(kwargs or {}))
+        if key is None:
+            output = module(*args, **(kwargs or {}))
+        else:
+            frame.bind(generators, _states(key, generators))
+            output = raw.with_own_draws(lambda: module(*args, **(kwargs or {})))
         state = {name: frame.values[cell] for name, cell in chosen.items()}
         changed = [name for name, cell in chosen.items() if frame.values[cell] is not frame.initial[cell]]
         if changed and not return_state:
@@ -77,7 +91,7 @@ def functional_call(
                 f"functional_call: {type(module).__name__} wrote {', '.join(changed)}, and the new values would be lost. "
                 f"Ask for them, `output, state = functional_call(..., return_state=True)`, or call eval() first."
             )
-        for cell in chosen.values():
+        for cell in (*chosen.values(), *generators):
             frame.values[cell] = frame.initial[cell]
         return collect(frame, (output, state) if return_state else output)
 
@@ -146,6 +160,17 @@ def _merge(dicts: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, 
             raise ValueError(f"functional_call: {sorted(repeated)[0]!r} is given twice")
         merged.update({name: v.get() if isinstance(v, Cell) else v for name, v in values.items()})
     return {name: value if isinstance(value, jax.Array) else jnp.asarray(value) for name, value in merged.items()}
+
+
+def _generators(module: Module) -> list[Cell]:
+    """The states of the generators that a call may draw from."""
+    return [cell for cell in Structure([default_generator, module]).cells if isinstance(cell, Key)]
+
+
+def _states(key: jax.Array, generators: Sequence[Cell]) -> list[jax.Array]:
+    """A state for each of them, all different."""
+    shape, dtype = generators[0].shape, generators[0].dtype
+    return list(jax.random.bits(key, (len(generators), *shape), dtype))
 
 
 def _cells_by_name(module: Module) -> dict[str, Cell]:

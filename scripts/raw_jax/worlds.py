@@ -174,19 +174,21 @@ class Flambeau(World):
         self.network = Net(action).to(jnp.result_type(float))
         self.threads = way == PURE
         if way == PURE:
-            self.values = self._split(dict(self.network.state_dict()))
+            self.values = self._split(dict(self.network.state_dict()), jax.random.key(0))
 
-    def _split(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The parameters, and the buffers."""
-        return {"w": values["w"]}, {name: value for name, value in values.items() if name != "w"}
+    def _split(self, values: Mapping[str, Any], key: Any) -> tuple[dict[str, Any], tuple[dict[str, Any], Any]]:
+        """The parameters; and the buffers with the key of the next call."""
+        return {"w": values["w"]}, ({name: value for name, value in values.items() if name != "w"}, key)
 
     def given(self) -> Any:
         return {CLOSED: (), GIVEN: self.network, PURE: getattr(self, "values", None)}[self.way]
 
     def call(self, given: Any, x: Any) -> tuple[Any, Any]:
         if self.way == PURE:
-            output, state = fb.functional_call(self.network, given, x, return_state=True)
-            return output, self._split(state)
+            params, (buffers, key) = given
+            key, drawn = jax.random.split(key)
+            output, state = fb.functional_call(self.network, (params, buffers), x, key=drawn, return_state=True)
+            return output, self._split(state, key)
         return (self.network if self.way == CLOSED else given)(x), ()
 
     def keep(self, state: Any) -> None:

@@ -338,3 +338,71 @@ def test_stacked_modules_run_as_one() -> None:
 def test_what_cannot_be_stacked(models: Any, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         fb.stack_module_state(models())
+
+
+# -- Random numbers of the pure form --------------------------------------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """Draws from the default generator and from one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(jnp.ones(3))
+        self.generator = fb.Generator().manual_seed(3)
+
+    def forward(self, x: Any) -> Any:
+        def noise(generator: fb.Generator) -> Any:
+            return jax.random.normal(generator.next_key(), x.shape)
+
+        return self.weight * (x + noise(fb.default_generator) - noise(self.generator) + noise(fb.default_generator))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_key_makes_random_numbers_pure(name: str) -> None:
+    net, key = Noisy(), jax.random.key(5)
+    before = fb.get_rng_state(), net.generator.get_state()
+
+    def pure(values: Any, x: Any) -> Any:
+        return fb.functional_call(net, values, x, key=jax.random.fold_in(key, (100 * x.sum()).astype(int)))
+
+    values = arrays(net)
+    by_row = "vmap" in name or name == "scan"
+    expected = jnp.stack([pure(values, row) for row in X]) if by_row else pure(values, X)
+    same(TRANSFORMS[name](pure, values, X), expected)
+    assert np.unique(expected).size == expected.size
+    assert all(state is old for state, old in zip((fb.get_rng_state(), net.generator.get_state()), before, strict=True))
+    assert unchanged(net, values)
+
+
+def test_what_a_key_gives() -> None:
+    net, key = Noisy(), jax.random.key(0)
+
+    def call(key: Any) -> Any:
+        return fb.functional_call(net, {}, jnp.zeros(3), key=key)
+
+    first = call(key)
+    fb.manual_seed(1)
+    net.generator.manual_seed(1)
+    same(call(key), first)  # whatever state the generators are in
+    assert not np.allclose(call(jax.random.key(1)), first)
+    same(call(jax.random.PRNGKey(0)), first)
+    same(call(jax.random.key(0, impl="rbg")), call(jax.random.key(0, impl="rbg")))
+    same(jax.vmap(call)(jnp.stack([key, key])), jnp.stack([first, first]))
+    same(jax.vmap(lambda x: x + call(key))(jnp.zeros((2, 3))), jnp.stack([first, first]))  # as was asked for
+    same(fb.jit(call)(key), first)
+    same(jax.jacrev(lambda w: fb.functional_call(net, {"weight": w}, jnp.zeros(3), key=key))(jnp.ones(3)), jnp.diag(first))
+
+
+def test_elements_of_a_raw_vmap_inside_want_keys_too() -> None:
+    class Inside(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return jax.vmap(lambda row: row + jax.random.normal(fb.default_generator.next_key(), row.shape))(x)
+
+    with pytest.raises(fb.StateError, match=r"every element would get the same.*key=key"):
+        fb.functional_call(Inside(), {}, X, key=jax.random.key(0))
+
+
+def test_draws_without_a_key_say_how_to_give_one() -> None:
+    with pytest.raises(fb.StateError, match="key=key"):
+        jax.jit(lambda x: fb.functional_call(nn.Dropout(0.5), {}, x))(X)
