@@ -1,26 +1,33 @@
 """What a compiled call costs: flambeau, and others, against lists of arrays through one donated `jax.jit`.
 
-    python benchmarks/dispatch.py            # everything, a minute or two
+    python benchmarks/dispatch.py            # everything, some minutes
     python benchmarks/dispatch.py --quick    # fewer rounds, for a first look
-    python benchmarks/dispatch.py --only equinox torch
+    python benchmarks/dispatch.py --network mlp --only equinox torch
 
-The network is so narrow that nearly all of the time is dispatch. Ratios are medians over rounds in which all contenders
-take turns; single times depend on the machine and on what else runs on it.
+The networks are so narrow that nearly all of the time is dispatch: an MLP, with which all libraries are compared, and those
+of ResNet-50 and GPT-2 small, with the state of an optimizer, statistics and random numbers. Ratios are medians over rounds in
+which all contenders take turns; single times depend on the machine and on what else runs on it.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import mlp
+import networks
 from measure import compilations, in_turns, ratio, seconds
-from mlp import BASELINE, BUILDERS, FLAMBEAU, Contender, Workload, flambeau_module
+from mlp import BASELINE, FLAMBEAU, Contender, Workload, flambeau_module
+
+Builders = Mapping[str, Callable[[], Contender]]
 
 # What flambeau is to reach, as multiples of the hand-flattened one.
 STEP_TARGET = 1.05
@@ -44,23 +51,26 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, for a first look")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders whose name has one of these in it")
-    parser.add_argument("--depth", type=int, default=Workload.depth, help="layers of the network (%(default)s)")
-    parser.add_argument("--width", type=int, default=Workload.width, help="width of each layer (%(default)s)")
+    names = ("mlp", *networks.TRAININGS)
+    parser.add_argument("--network", nargs="+", choices=names, default=names, help="which of them (all)")
+    parser.add_argument("--depth", type=int, default=Workload.depth, help="layers of the MLP (%(default)s)")
+    parser.add_argument("--width", type=int, default=Workload.width, help="width of each of them (%(default)s)")
     return parser.parse_args()
 
 
-def chosen(only: list[str] | None) -> list[str]:
-    """The names of the contenders to build; the baseline is always among them."""
+def builders_of(builders: Mapping[str, Callable[[Any], Contender]], given: Any, only: list[str] | None) -> Builders:
+    """What builds each of the contenders that are wanted; the baseline is always among them."""
     wanted = [word.lower() for word in only or [""]]
-    return [name for name in BUILDERS if name == BASELINE or any(word in name.lower() for word in wanted)]
+    names = [name for name in builders if name == BASELINE or any(word in name.lower() for word in wanted)]
+    return {name: partial(builders[name], given) for name in names}
 
 
-def build(names: list[str], work: Workload) -> dict[str, Contender | None]:
+def build(builders: Builders) -> dict[str, Contender | None]:
     """Each contender, or None where its package is not installed."""
     built: dict[str, Contender | None] = {}
-    for name in names:
+    for name, make in builders.items():
         try:
-            built[name] = BUILDERS[name](work)
+            built[name] = make()
         except ModuleNotFoundError as missing:
             if (missing.name or "").split(".")[0] == "flambeau":
                 raise
@@ -98,26 +108,26 @@ def _time_and_ratio(times: Mapping[str, np.ndarray], name: str) -> tuple[str, st
     return f"{1e6 * np.median(times[name]):.0f}", f"{ratio(times, name, BASELINE):.2f}"
 
 
-def first_calls(work: Workload, call_of: Callable[[Contender], Callable], effort: Effort) -> dict[str, np.ndarray]:
+def first_calls(builders: Builders, call_of: Callable[[Contender], Callable], effort: Effort) -> dict[str, np.ndarray]:
     """Seconds of the first call (trace, compile, run) with nothing cached, the two in turns."""
     names = (BASELINE, FLAMBEAU)
     times = {name: np.empty(effort.first_calls) for name in names}
     for number in range(effort.first_calls):
         for name in names if number % 2 else names[::-1]:
-            call = call_of(BUILDERS[name](work))
+            call = call_of(builders[name]())
             jax.clear_caches()
             times[name][number] = seconds(call)
     return times
 
 
-def first_call_table(work: Workload, effort: Effort) -> Table:
+def first_call_table(builders: Builders, effort: Effort) -> Table:
     """Time of the first call, flambeau beside the baseline."""
     table = Table(title="first call: trace, compile, run", caption=f"to reach: ≤ {FIRST_CALL_TARGET}")
     table.add_column("of")
     for column in ("hand ms", "flambeau ms", "ratio"):
         table.add_column(column, justify="right")
     for title, call_of in (("step", lambda each: each.step), ("forward", lambda each: each.forward)):
-        times = first_calls(work, call_of, effort)
+        times = first_calls(builders, call_of, effort)
         hand, ours = (f"{1e3 * np.median(times[name]):.0f}" for name in (BASELINE, FLAMBEAU))
         table.add_row(title, hand, ours, f"{ratio(times, FLAMBEAU, BASELINE):.2f}")
     return table
@@ -164,19 +174,26 @@ def count_compilations(work: Workload) -> dict[str, int]:
 
 
 def main() -> None:
-    chosen_options = options()
-    work = Workload(depth=chosen_options.depth, width=chosen_options.width)
-    effort = QUICK if chosen_options.quick else Effort()
-    names = chosen(chosen_options.only)
+    given = options()
+    effort = QUICK if given.quick else Effort()
     console = Console()
-    console.print(
-        f"MLP of {work.depth} layers of width {work.width}, batch {work.batch}, SGD; "
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
-    )
-    console.print(calls_table(build(names, work), effort))
-    if FLAMBEAU in names:
-        console.print(first_call_table(work, effort))
-        console.print(compilations_table(work))
+    console.print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
+    for network in given.network:
+        if network == "mlp":
+            work = Workload(depth=given.depth, width=given.width)
+            title = f"MLP of {work.depth} layers of width {work.width}, batch {work.batch}, SGD"
+            builders = builders_of(mlp.BUILDERS, work, given.only)
+        else:
+            work = networks.TRAININGS[network]
+            title = work.title
+            builders = builders_of(networks.BUILDERS, work, given.only)
+            effort = replace(effort, first_calls=min(3, effort.first_calls))  # half a minute each
+        console.rule(title)
+        console.print(calls_table(build(builders), effort))
+        if FLAMBEAU in builders:
+            console.print(first_call_table(builders, effort))
+            if isinstance(work, Workload):
+                console.print(compilations_table(work))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 
 BASELINE = "hand-flattened jax.jit"
 FLAMBEAU = "flambeau"
+CLOSED_OVER = "flambeau, closed over"
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,12 @@ class Contender:
     Args:
         step: trains on the batch once and returns the loss from before the update.
         forward: returns the network's output.
+        lower: the `jax.stages.Lowered` of the step.
     """
 
     step: Callable[[], Any]
     forward: Callable[[], Any]
+    lower: Callable[[], Any] | None = None
 
 
 def hand_flattened(work: Workload) -> Contender:
@@ -85,6 +88,25 @@ def hand_flattened(work: Workload) -> Contender:
         return loss
 
     return Contender(step, lambda: compiled_predict(weights, biases, x))
+
+
+def flambeau_closed_over(work: Workload) -> Contender:
+    """The same, of which only the data are arguments."""
+    import flambeau as fb
+    from flambeau.nn import functional as F
+
+    net = flambeau_module(work)
+    optimizer = fb.optim.SGD(net.parameters(), lr=work.lr)
+    x, y = map(jnp.asarray, work.batch_of_data())
+
+    @fb.jit
+    def train(x: jax.Array, y: jax.Array) -> jax.Array:
+        loss, grads = fb.value_and_grad(lambda net: F.mse_loss(net(x), y))(net)
+        optimizer.step(grads)
+        return loss
+
+    predict = fb.jit(lambda x: net(x))
+    return Contender(lambda: train(x, y), lambda: predict(x))
 
 
 @functools.cache
@@ -268,6 +290,7 @@ def torch_eager(work: Workload) -> Contender:
 BUILDERS: dict[str, Callable[[Workload], Contender]] = {
     BASELINE: hand_flattened,
     FLAMBEAU: flambeau_jit,
+    CLOSED_OVER: flambeau_closed_over,
     "Equinox filter_jit": equinox_filter_jit,
     "NNX nnx.jit": nnx_jit,
     "NNX cached_partial": nnx_cached_partial,

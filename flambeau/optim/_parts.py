@@ -63,9 +63,11 @@ def heavy_ball(momentum: Any, dampening: Any = 0, nesterov: bool = False) -> opt
             part = jnp.where(used & state.started, 1 - dampening, 1)
             damped = jax.tree.map(lambda g: part * g, updates)
         buffer, _ = trace.update(damped, optax.TraceState(state.trace))
+        kept = jax.tree.map(lambda new, old: jnp.where(used, new, old), buffer, state.trace)
+        # From what is kept, so that XLA does not need the old buffer once more, which would cost a copy of it.
+        buffer = jax.tree.map(lambda new, g: jnp.where(used, new, g), kept, damped)
         # With dampening, PyTorch's nesterov adds the gradient as it was: not what optax.trace(nesterov=True) does.
         step = jax.tree.map(lambda g, b: g + momentum * b, updates, buffer) if nesterov else buffer
-        kept = jax.tree.map(lambda new, old: jnp.where(used, new, old), buffer, state.trace)
         return step, MomentumState(used | state.started, kept)
 
     return optax.GradientTransformation(init, update)
