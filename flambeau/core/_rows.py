@@ -7,6 +7,8 @@ results XLA does not look into.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,18 +41,22 @@ def _(primals: Any, tangents: Any) -> tuple[list[jax.Array], list[Any]]:
     (columns,), (changes,) = primals, tangents
     numbers = _numbers(len(columns[0])) if columns else []
     exact = [not jnp.issubdtype(column[0].dtype, jnp.inexact) for column in columns]
-    # Writing row by row is slow, but reverse mode only runs the transpose, which takes them at the same numbers.
     pairs = zip(exact, changes, strict=True)
     return stack(columns), [jnp.stack(list(change)) if plain else _written(change, numbers) for plain, change in pairs]
 
 
 @jax.jit
 def _written(rows: Arrays, numbers: Arrays) -> jax.Array:
-    """An array with these rows, at these numbers."""
-    result = jnp.zeros((len(rows), *rows[0].shape), rows[0].dtype)
-    for row, number in zip(rows, numbers, strict=True):
-        result = lax.dynamic_update_index_in_dim(result, row, number, 0, allow_negative_indices=False)
-    return result
+    """An array with these rows, at these numbers, as a sum: in reverse mode each row is just taken from what comes back.
+
+    Written into one array, one after the other, each would be taken from a copy in which those after it are zero.
+    """
+    zeros = jnp.zeros((len(rows), *rows[0].shape), rows[0].dtype)
+    alone = [
+        lax.dynamic_update_index_in_dim(zeros, row, number, 0, allow_negative_indices=False)
+        for row, number in zip(rows, numbers, strict=True)
+    ]
+    return functools.reduce(operator.add, alone)
 
 
 @jax.jit
