@@ -27,8 +27,8 @@ def per_tensor(values: Iterator[Any]) -> Any:
     return torch.stack([value.detach().double() for value in values]).numpy()
 
 
-def record(case: str, net: Any, x: Any, train: bool) -> None:
-    """Output and how large the initial values are; where it is trained, loss, gradients and the state after one step."""
+def record(case: str, net: Any, x: Any) -> None:
+    """Output, how large the initial values are, and loss, gradients and the state after one step of training."""
     net = net.double()
     parameters = list(net.parameters())
     arrays = {
@@ -39,9 +39,7 @@ def record(case: str, net: Any, x: Any, train: bool) -> None:
     net.load_state_dict({s.name: torch.from_numpy(filling(*s)) for s in specs(net)})
     with torch.no_grad():
         arrays["eval"] = net.eval()(x).numpy()
-    if train:
-        arrays |= trained(net, parameters, x)
-    write_golden(case, specs(net), arrays)
+    write_golden(case, specs(net), arrays | trained(net, parameters, x))
 
 
 def trained(net: Any, parameters: list[Any], x: Any) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def main() -> None:
     found = importlib.import_module(f"scripts.model_goldens.{family}")
     torch.manual_seed(0)
     for case, (make, shape) in found.SMALL.items():
-        record(case, make(), torch.from_numpy(images(*shape)), case not in found.NOT_TRAINED)
+        record(case, make(), torch.from_numpy(images(*shape)))
     with torch.device("meta"):
         nets = ((name, make()) for name, make in found.names().items())
         digests = {name: {**digest(specs(net)), "settings": settings(net)} for name, net in nets}

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from flambeau.core.dtypes import canonical_dtype
 
-__all__ = ["placement_of", "read_device", "read_to"]
+__all__ = ["placed_like", "placement_of", "read_device", "read_to"]
 
 
 def read_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -49,3 +50,15 @@ def read_device(device: Any) -> Any:
 def placement_of(array: Any) -> jax.sharding.Sharding | None:
     """Where somebody put `array`, for what takes its place; None if it lies where JAX put it, or is a tracer."""
     return None if isinstance(array, Tracer) or not getattr(array, "committed", False) else array.sharding
+
+
+def placed_like(value: Any, target: Any) -> Any:
+    """`value` where `target` lies, which it is to replace; of another shape, on the same devices.
+
+    Where nobody put `target` anywhere, `value` is free to go where it is needed, unless it is there already.
+    """
+    place = placement_of(target)
+    if place is not None and value.shape == target.shape:
+        return jax.device_put(value, place)
+    elsewhere = placement_of(value) is not None and (isinstance(target, Tracer) or value.devices() != target.devices())
+    return jax.device_put(np.asarray(value)) if elsewhere else value

@@ -13,7 +13,7 @@ from flambeau._errors import StateDictError
 from flambeau.core import hidden
 from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter
 from flambeau.core.hooks import HookMethods, hooks_of
-from flambeau.core.placement import placement_of
+from flambeau.core.placement import placed_like
 from flambeau.core.transaction import transaction
 
 __all__ = ["IncompatibleKeys", "StateDictMethods"]
@@ -219,8 +219,7 @@ def _load_cell(module: Any, name: str, key: str, cell: Any, value: Any, assign: 
         )
     if not assign:
         value = value if value.dtype == target.dtype else value.astype(target.dtype)
-        place = placement_of(target)
-        value = value if place is None else jax.device_put(value, place)
+        value = placed_like(value, target)
     cell.set(value, owner=module, name=name)
     return None
 

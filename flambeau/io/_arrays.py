@@ -42,15 +42,20 @@ def from_bytes(data: np.ndarray, dtype: np.dtype, shape: Sequence[int]) -> np.nd
     return (data != 0 if dtype == np.bool_ else data.view(dtype)).reshape(shape)
 
 
-def to_jax(name: str, array: np.ndarray) -> jax.Array:
+def to_jax(name: str, array: np.ndarray, place: jax.sharding.Sharding | None = None) -> jax.Array:
     """An array of JAX, without a copy where that is possible; 64-bit values come in 32 bits if that is all JAX has now.
+
+    Args:
+        name: of the array, for the message.
+        array: its values.
+        place: where they are to lie; if None, where JAX puts new arrays.
 
     Raises:
         BadFileError: values do not fit into 32 bits.
     """
     target = held_dtype(array.dtype)
     if target == array.dtype:
-        return jax.device_put(array)
+        return jax.device_put(array, place)
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = array.astype(target)
     fits = narrow == array if jnp.issubdtype(target, jnp.integer) else np.isfinite(narrow) | ~np.isfinite(array)
@@ -59,7 +64,7 @@ def to_jax(name: str, array: np.ndarray) -> jax.Array:
             f"{name} has {array.dtype} values that do not fit into {target}: "
             f'run JAX with 64 bits, jax.config.update("jax_enable_x64", True)'
         )
-    return jax.device_put(narrow)
+    return jax.device_put(narrow, place)
 
 
 def as_numpy(value: Any) -> np.ndarray | str:

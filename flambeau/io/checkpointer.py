@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -13,10 +13,12 @@ import numpy as np
 
 from flambeau._errors import CheckpointError
 from flambeau.core.extras import require
+from flambeau.core.placement import placement_of
 from flambeau.core.random import Generator
 from flambeau.core.transaction import transaction
 from flambeau.core.tree import Node
-from flambeau.io._file import Path
+from flambeau.io._arrays import held_dtype, to_jax
+from flambeau.io._file import BadFileError, Path
 
 __all__ = ["Checkpointer", "Restored"]
 
@@ -135,7 +137,9 @@ class Checkpointer:
     def restore(self, state: Mapping[str, Any] = {}, step: int | Literal["best"] | None = None) -> Restored | None:
         """Brings a checkpoint back: into the objects of `state`, whole or not at all, and the values as a dict.
 
-        Arrays of modules come to the devices, and in the shardings, that their parameters and buffers have now.
+        Arrays come to the devices, and in the shardings, that those have which they replace, whatever they had when they were
+        saved. An optimizer that was never stepped has no state yet: its state comes to where its parameters are. Arrays among
+        the values come to where JAX puts new arrays.
 
         Args:
             state: by the names that `save` was given: the objects to load into.
@@ -170,17 +174,21 @@ class Checkpointer:
     def _read(self, step: int, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         here: dict[str, Any] = {}
         for name, thing in state.items():
-            _encode(_state_of(thing), name, here)
+            here.update(_arrays_of(_state_of(thing), name))
+            here.update(_parameters_of(thing, name))
         args = self._orbax.args
         try:
             items = {_REST: args.JsonRestore()}
-            if shapes := self._manager.item_metadata(step).get(_ARRAYS):
-                wanted = {name: _wanted(spec, here.get(name)) for name, spec in dict(shapes).items()}
+            specs = dict(self._manager.item_metadata(step).get(_ARRAYS) or {})
+            places = {name: _place(name, spec, here) for name, spec in specs.items()}
+            if specs:
+                wanted = {name: _wanted(spec, places[name]) for name, spec in specs.items()}
                 items[_ARRAYS] = args.StandardRestore(wanted)
             found = dict(self._manager.restore(step, args=args.Composite(**items)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            arrays = found.get(_ARRAYS, {})
+            return found[_REST], {name: _at(name, value, places[name]) for name, value in arrays.items()}
+        except (BadFileError, OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"step {step} of {self.directory} cannot be read: {error}") from error
-        return found[_REST], found.get(_ARRAYS, {})
 
     # -- looking --------------------------------------------------------------------------------------------------------
 
@@ -236,16 +244,50 @@ def _load(thing: Any, value: Any, name: str) -> None:
         )
 
 
-def _wanted(spec: Any, present: Any) -> jax.ShapeDtypeStruct:
-    """Where an array is to come to: where that which it replaces is."""
-    place = present.sharding if isinstance(present, jax.Array) and present.shape == tuple(spec.shape) else None
-    return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=place)
+# -- where arrays come to -------------------------------------------------------------------------------------------------
+
+
+def _arrays_of(value: Any, path: str) -> Iterator[tuple[str, jax.Array]]:
+    """The arrays that are there, by the paths that they are saved under; what a module has not made yet is none."""
+    if isinstance(value, jax.Array):
+        yield path, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _arrays_of(item, f"{path}/{key}")
+
+
+def _parameters_of(thing: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """If `thing` is an optimizer: its parameters, by the paths below which the state of each is saved."""
+    parameters = [parameter for group in getattr(thing, "param_groups", ()) for parameter in group["params"]]
+    for i, parameter in enumerate(parameters):
+        yield f"{name}/state/{i}", parameter.peek()
+
+
+def _place(path: str, spec: Any, here: Mapping[str, Any]) -> jax.sharding.Sharding | None:
+    """Where somebody put that which an array replaces, or the parameter whose state it is; None if nobody did."""
+    present = here.get(path, here.get(path.rpartition("/")[0]))
+    return placement_of(present) if present is not None and present.shape == tuple(spec.shape) else None
+
+
+def _wanted(spec: Any, place: jax.sharding.Sharding | None) -> Any:
+    """What orbax is asked for: each shard on its device, or all in the memory of the host."""
+    if place is not None and held_dtype(spec.dtype) == spec.dtype:
+        return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=place)
+    # Without a place of its own, orbax would look for the devices that it was saved on, and where there are others, fail. And
+    # it cuts 64 bits down to 32 without a look at the values.
+    return np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
+
+
+def _at(path: str, value: Any, place: jax.sharding.Sharding | None) -> jax.Array:
+    return value if isinstance(value, jax.Array) else to_jax(repr(path), value, place)
 
 
 # -- what JSON holds, with names in the places of arrays ------------------------------------------------------------------
 
 
 def _encode(value: Any, path: str, arrays: dict[str, Any]) -> Any:
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return {"$key": [str(jax.random.key_impl(value)), _encode(jax.random.key_data(value), path, arrays)]}
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
         if value.size == 0:  # which orbax does not save
             return {"$empty": [list(value.shape), str(value.dtype)]}
@@ -280,6 +322,8 @@ def _decode(value: Any, arrays: Mapping[str, Any]) -> Any:
         return arrays[held]
     if kind == "$empty":
         return jnp.zeros(held[0], held[1])
+    if kind == "$key":
+        return jax.random.wrap_key_data(_decode(held[1], arrays), impl=held[0])
     if kind == "$complex":
         return complex(*held)
     if kind == "$tuple":

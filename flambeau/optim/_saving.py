@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flambeau.core.cell import Cell
+from flambeau.core.placement import placed_like
 from flambeau.optim.param_group import ParamGroup
 
 __all__ = ["load_group", "save_group"]
@@ -48,11 +49,13 @@ def load_group(
     own, shared = _first_values(group)
     if group._recipe.independent:
         own = [{**shared, **values} for values in own]
+    parameters = [parameter.peek() for parameter in group["params"]]
     loaded = [
-        _read(f"state[{key!r}]", state.get(key, {}), values, errors) for key, values in zip(keys, own, strict=True)
+        _read(f"state[{key!r}]", state.get(key, {}), values, parameter, errors)
+        for key, values, parameter in zip(keys, own, parameters, strict=True)
     ]
     if not group._recipe.independent:
-        loaded[0] |= _read("shared state", common, shared, errors)
+        loaded[0] |= _read("shared state", common, shared, parameters[0], errors)
     if not errors:
         _put(group, loaded, list(shared))
 
@@ -67,8 +70,10 @@ def _first_values(group: ParamGroup) -> tuple[list[dict[str, Any]], dict[str, An
     return own, shared
 
 
-def _read(where: str, entry: Mapping[str, Any], first: dict[str, Any], errors: list[str]) -> dict[str, Any]:
-    """The values of an entry as arrays like the first ones; those first ones if it is empty."""
+def _read(
+    where: str, entry: Mapping[str, Any], first: dict[str, Any], parameter: Any, errors: list[str]
+) -> dict[str, Any]:
+    """The values of an entry as arrays like the first ones, where the parameter lies; those first ones if it is empty."""
     given = {name: value for name, value in entry.items() if value is not None}
     if not given:
         return dict(first)
@@ -84,7 +89,8 @@ def _read(where: str, entry: Mapping[str, Any], first: dict[str, Any], errors: l
             errors.append(f"{where}: expected {name!r} of shape {first[name].shape}, got {np.shape(given[name])}")
         else:
             value = given[name] if isinstance(given[name], jax.Array) else np.asarray(given[name])
-            values[name] = value if value.dtype == first[name].dtype else jnp.asarray(value, first[name].dtype)
+            value = value if value.dtype == first[name].dtype else jnp.asarray(value, first[name].dtype)
+            values[name] = placed_like(value, parameter)
     return values
 
 

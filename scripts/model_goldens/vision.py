@@ -127,5 +127,3 @@ SMALL: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "convnext": (small_convnext, (16,)),
     "cnblock": (partial(convnext.CNBlock, 8, 1e-6, 0.0), (4, 8)),
 }
-# Compiling the gradients of their many depthwise convolutions takes too long on a CPU.
-NOT_TRAINED = ["mobilenet_v3_small", "efficientnet", "convnext"]

@@ -124,6 +124,53 @@ def test_arrays_come_to_where_the_module_is(tmp_path: Path) -> None:
     assert twin.weight.sharding == sharding
 
 
+@pytest.mark.parametrize("make", ["lazy", "meta"])
+def test_modules_without_values_get_them(tmp_path: Path, make: str) -> None:
+    net = nn.Linear(3, 2)
+    if make == "lazy":
+        twin: Any = nn.LazyLinear(2)
+    else:
+        with fb.device("meta"):
+            twin = nn.Linear(3, 2)
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(0, {"net": net})
+        checkpoints.restore({"net": twin})
+    np.testing.assert_array_equal(twin.weight, net.weight)
+    np.testing.assert_array_equal(twin.bias, net.bias)
+
+
+def test_keys_come_back_as_keys(tmp_path: Path) -> None:
+    keys = {"default": jax.random.key(3), "several": jax.random.split(jax.random.key(1, impl="rbg"), 2)}
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(0, keys)
+        restored = checkpoints.restore()
+    assert restored is not None
+    for name, key in keys.items():
+        found = restored.values[name]
+        assert (found.dtype, found.shape) == (key.dtype, key.shape)
+        np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(key))
+
+
+def test_values_of_64_bits_fit_or_are_refused(tmp_path: Path) -> None:
+    """While JAX runs without x64; in a sharding too."""
+    net = nn.Linear(2, 1).double()
+    net.register_buffer("count", jnp.array([3, 2**40]))
+    with jax.enable_x64(False):
+        twin = nn.Linear(2, 1)
+        twin.register_buffer("count", jnp.zeros(2, int))
+        twin.to(sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(0, {"net": net, "x": np.arange(3.0)})
+        net.count = jnp.array([3, 2**20])
+        checkpoints.save(1, {"net": net, "x": np.arange(3.0)})
+        with jax.enable_x64(False):
+            with pytest.raises(fb.CheckpointError, match="'net/count' has int64 values that do not fit into int32"):
+                checkpoints.restore({"net": twin}, step=0)
+            restored = checkpoints.restore({"net": twin}, step=1)
+            assert restored is not None and restored.values["x"].dtype == jnp.float32
+            assert restored.values["x"].tolist() == [0, 1, 2] and twin.count.tolist() == [3, 2**20]
+
+
 def test_mistakes_change_nothing(tmp_path: Path) -> None:
     run = Run()
     with fb.Checkpointer(tmp_path, best="loss") as checkpoints:

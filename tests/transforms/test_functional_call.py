@@ -391,7 +391,10 @@ def test_what_a_key_gives() -> None:
     same(jax.vmap(call)(jnp.stack([key, key])), jnp.stack([first, first]))
     same(jax.vmap(lambda x: x + call(key))(jnp.zeros((2, 3))), jnp.stack([first, first]))  # as was asked for
     same(fb.jit(call)(key), first)
-    same(jax.jacrev(lambda w: fb.functional_call(net, {"weight": w}, jnp.zeros(3), key=key))(jnp.ones(3)), jnp.diag(first))
+    same(
+        jax.jacrev(lambda w: fb.functional_call(net, {"weight": w}, jnp.zeros(3), key=key))(jnp.ones(3)),
+        jnp.diag(first),
+    )
 
 
 def test_elements_of_a_raw_vmap_inside_want_keys_too() -> None:
