@@ -15,6 +15,7 @@ import pytest
 
 import flambeau as fb
 from flambeau import nn
+from flambeau.nn import functional as F
 from tests.transforms.small import Net, X, same
 
 
@@ -128,6 +129,30 @@ def test_recurrent_networks_for_any_batch(layer: Any) -> None:
     for size in (1, 12):
         x = jnp.sin(jnp.arange(size * 15.0)).reshape(size, 5, 3)
         jax.tree.map(close, exported.call(x), net(x))
+
+
+class Unpooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+    def forward(self, x: Any) -> Any:
+        return self.unpool(*self.pool(x))
+
+
+class AtRandom(nn.Module):
+    def forward(self, x: Any) -> Any:
+        samples = jnp.broadcast_to(jnp.array([0.2, 0.7]), (*x.shape[:2], 2))
+        return F.fractional_max_pool2d(x, 2, output_size=3, _random_samples=samples)
+
+
+@pytest.mark.parametrize("net", [Unpooled(), AtRandom()], ids=["unpooling", "fractional"])
+def test_pooling_by_indices_for_any_batch(net: nn.Module) -> None:
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = fb.export(net)(jax.ShapeDtypeStruct((batch, 3, 6, 6), jnp.float64))
+    for size in (1, 5):
+        x = jnp.sin(jnp.arange(size * 108.0)).reshape(size, 3, 6, 6)
+        close(exported.call(x), net(x))
 
 
 def test_lazy_modules_are_made() -> None:

@@ -231,13 +231,13 @@ def _random_maxima(
         return jnp.zeros(empty, x.dtype), jnp.zeros(empty, int)
     order = (1, 0) if n == 2 else (0, 1, 2)  # as PyTorch reads the samples
     planes = widen(samples).reshape(-1, n)  # (N, C, n) to (N·C, n)
-    index = jnp.broadcast_to(lax.iota(jnp.int32, math.prod(sizes)).reshape(sizes), (len(planes), *sizes))
+    index = jnp.broadcast_to(lax.iota(jnp.int32, math.prod(sizes)).reshape(sizes), (planes.shape[0], *sizes))
     # The derivative is that of reading at the indices, so that none is needed of the search.
     pair = lax.stop_gradient(x).reshape(-1, *sizes), index
     for axis in reversed(range(n)):
         starts = _starts(planes[:, order[axis]], sizes[axis], kernels[axis], counts[axis])
         places = starts[:, :, None] + np.arange(kernels[axis], dtype=np.int32)
-        places = places.reshape(len(planes), counts[axis] * kernels[axis])  # (N·C, L', K) to (N·C, L'·K)
+        places = places.reshape(planes.shape[0], counts[axis] * kernels[axis])  # (N·C, L', K) to (N·C, L'·K)
         places = jnp.expand_dims(places, [1 + other for other in range(n) if other != axis])
         spread = tuple(jnp.take_along_axis(each, places, axis + 1) for each in pair)
         window = Window(counts[axis] * kernels[axis], kernels[axis], kernels[axis])

@@ -449,8 +449,8 @@ _INSIDE: dict[str, Any] = {"mode": "drop", "wrap_negative_indices": False}
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _scatter(x: jax.Array, indices: jax.Array, points: int) -> jax.Array:
     """Rows of `points` zeros with those of `x` at `indices`; its derivative gives each entry what its place gets."""
-    rows = jnp.arange(len(x))[:, None]
-    return jnp.zeros((len(x), points), x.dtype).at[rows, indices].set(x, **_INSIDE)
+    rows = jnp.arange(x.shape[0])[:, None]
+    return jnp.zeros((x.shape[0], points), x.dtype).at[rows, indices].set(x, **_INSIDE)
 
 
 @_scatter.defjvp
@@ -459,6 +459,6 @@ def _(
 ) -> tuple[jax.Array, jax.Array]:
     # JAX's own derivative of `set` gives the gradient of a shared place to one entry, and looks for it in two passes.
     (x, indices), (tangent, _) = primals, tangents
-    rows = jnp.arange(len(x))[:, None]
-    moved = jnp.zeros((len(x), points), x.dtype).at[rows, indices].add(tangent, **_INSIDE)
+    rows = jnp.arange(x.shape[0])[:, None]
+    moved = jnp.zeros((x.shape[0], points), x.dtype).at[rows, indices].add(tangent, **_INSIDE)
     return _scatter(x, indices, points), moved
