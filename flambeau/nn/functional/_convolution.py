@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial, reduce
-from typing import Any, NamedTuple
+from functools import partial, reduce, wraps
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,15 @@ class Geometry(NamedTuple):
     groups: int
 
 
+class _Form(Protocol):
+    """Computes what `convolve` does."""
+
+    def __call__(self, x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array: ...
+
+
+_Linear = Callable[[jax.Array, jax.Array], jax.Array]
+
+
 @partial(jax.jit, static_argnums=2)
 def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """Takes x `(N, C, *spatial)` and w `(O, C / groups, *kernel)` to `(N, O, *spatial')` in the form that is fast.
@@ -36,63 +45,82 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     groups it takes ten to a hundred times as long as PyTorch, the weight's gradient more (3x3, 256 channels, 32 groups:
     1.5 s instead of 3 ms); so do gradients of strided convolutions that are three-dimensional. For these the CPU gets a
     sum over kernel positions; GPUs and TPUs have kernels of their own and keep the one operation.
+
+    A depthwise sum is written out, which XLA fuses; the weight's gradient is a loop. Written out, it is a sum for each
+    tap: XLA keeps all taps at once, 7x7 of them compile for more than a second, and they run up to four times as long.
     """
-    if geometry.groups == 1 and x.ndim < 5:
-        return _one_operation(x, w, geometry)
-    depthwise = geometry.groups > 1 and w.shape[1] == 1
-    form = _unrolled_taps if depthwise and math.prod(w.shape[2:]) <= _MOST_TAPS else _scanned_taps
-    return _sum_on_cpu(form, x, w, geometry)
+    form = _fast_form(w, geometry)
+    if form is not _unrolled_taps:
+        return form(x, w, geometry)
+    return _two_forms(partial(form, geometry=geometry), partial(_scanned_taps, geometry=geometry), x, w)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def transposed(x: jax.Array, w: jax.Array, geometry: Geometry, shape: tuple[int, ...]) -> jax.Array:
     """The transpose of `convolve` by w as a map from arrays `(N, *shape)`, applied to x."""
-    if geometry.groups == 1 and x.ndim < 5 and max(geometry.stride) > 1:
-        return _strided(x, w, geometry, shape)
-    return _transpose(convolve, x, w, geometry, shape)
+    form = _fast_form(w, geometry)
+    value, of_weights = (partial(_transpose, f, geometry=geometry, shape=shape) for f in (form, _scanned_taps))
+    # With a stride and no groups a CPU is slow in the weight's gradient alone: there it is a sum.
+    if form is _one_operation and max(geometry.stride) > 1:
+        return _two_forms(value, of_weights, x, w)
+    return value(x, w)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _strided(x: jax.Array, w: jax.Array, geometry: Geometry, shape: tuple[int, ...]) -> jax.Array:
-    """`transposed` with a stride and no groups, of which a CPU is slow in the weight's gradient alone: there it is a sum."""
-    return _transpose(_one_operation, x, w, geometry, shape)
+def _fast_form(w: jax.Array, geometry: Geometry) -> _Form:
+    if geometry.groups == 1 and w.ndim < 5:
+        return _one_operation
+    few = math.prod(w.shape[2:]) <= _MOST_TAPS
+    return _unrolled_taps if few and _is_depthwise(w, geometry) else _scanned_taps
 
 
-def _strided_jvp(
-    geometry: Geometry, shape: tuple[int, ...], primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]
+def _is_depthwise(w: jax.Array, geometry: Geometry) -> bool:
+    return geometry.groups > 1 and w.shape[1] == 1
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _two_forms(form: _Linear, of_weights: _Linear, x: jax.Array, w: jax.Array) -> jax.Array:
+    """What both forms compute, by the first; but its derivative by w, and so the weight's gradient, by the second."""
+    return form(x, w)
+
+
+def _two_forms_jvp(
+    form: _Linear, of_weights: _Linear, primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]
 ) -> tuple[jax.Array, jax.Array]:
     (x, w), (dx, dw) = primals, tangents
     parts = []  # at least one: JAX does not ask where both are zero
     if not isinstance(dx, SymbolicZero):
-        parts.append(_strided(dx, w, geometry, shape))
+        parts.append(_two_forms(form, of_weights, dx, w))
     if not isinstance(dw, SymbolicZero):
-        parts.append(_transpose(partial(_sum_on_cpu, _scanned_taps), x, dw, geometry, shape))
-    return _strided(x, w, geometry, shape), reduce(jnp.add, parts)
+        parts.append(of_weights(x, dw))
+    return _two_forms(form, of_weights, x, w), reduce(jnp.add, parts)
 
 
-_strided.defjvp(_strided_jvp, symbolic_zeros=True)
+_two_forms.defjvp(_two_forms_jvp, symbolic_zeros=True)
 
 
-def _transpose(
-    convolution: Callable[..., jax.Array], x: jax.Array, w: jax.Array, geometry: Geometry, shape: tuple[int, ...]
-) -> jax.Array:
+def _transpose(form: _Form, x: jax.Array, w: jax.Array, geometry: Geometry, shape: tuple[int, ...]) -> jax.Array:
     def forward(y: jax.Array) -> jax.Array:
         # An output_padding of a stride or more leaves room for further results, which are no part of x.
-        return convolution(y, w, geometry)[(..., *(slice(size) for size in x.shape[2:]))]
+        return form(y, w, geometry)[(..., *(slice(size) for size in x.shape[2:]))]
 
     (output,) = jax.linear_transpose(forward, jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype))(x)
     return output
 
 
-def _sum_on_cpu(form: Callable[..., jax.Array], x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
-    """A convolution as a sum over taps on a CPU, and elsewhere as one operation.
+def _on_cpu(form: _Form) -> _Form:
+    """A convolution in this form on a CPU, and elsewhere as one operation.
 
     The choice is left to lowering (`platform_dependent`), not made from `jax.default_backend()`, because an array may
     live on the CPU of a machine that has a GPU, and because a function may be exported for both.
     """
-    # Without the checkpoint each tap would be kept for the backward pass: the input, once for each kernel position.
-    taps = jax.checkpoint(partial(form, geometry=geometry))
-    return lax.platform_dependent(x, w, cpu=taps, default=partial(_one_operation, geometry=geometry))
+
+    @wraps(form)
+    def chosen(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+        # Without the checkpoint each tap would be kept for the backward pass: the input, once for each kernel position.
+        taps = jax.checkpoint(partial(form, geometry=geometry))
+        return lax.platform_dependent(x, w, cpu=taps, default=partial(_one_operation, geometry=geometry))
+
+    return chosen
 
 
 def _one_operation(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
@@ -130,6 +158,7 @@ def _taps(x: jax.Array, w: jax.Array, geometry: Geometry) -> _Taps:
     return _Taps(padded, weights, starts, sizes[2:])
 
 
+@_on_cpu
 def _unrolled_taps(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """The sum of a depthwise convolution: multiplications and additions of slices, which XLA fuses into one loop."""
     padded, weights, starts, sizes = _taps(x, w, geometry)
@@ -142,21 +171,32 @@ def _unrolled_taps(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return total.reshape(batch, w.shape[0], *sizes).astype(x.dtype)
 
 
+@_on_cpu
 def _scanned_taps(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
-    """The sum as a loop of dots, which compiles in the same time for kernels of any size and groups of any number."""
+    """The sum as a loop, which compiles in the same time for kernels of any size and groups of any number."""
     padded, weights, starts, sizes = _taps(x, w, geometry)
+    phases, starts = _phases(padded, starts, geometry.stride)
     (batch, channels), points = x.shape[:2], math.prod(sizes)
     _, groups, group_channels, depth = weights.shape
-    reach = [(size - 1) * s + 1 for size, s in zip(sizes, geometry.stride, strict=True)]
+    product = jnp.multiply if _is_depthwise(w, geometry) else partial(jnp.einsum, "goc,ngcp->ngop")
 
     @partial(jax.checkpoint, prevent_cse=False)  # the body of a scan needs no guard against common subexpressions
     def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         weight, start = tap
-        part = lax.dynamic_slice(padded, start, (batch, channels, *reach))
-        part = part[(..., *(slice(None, None, s) for s in geometry.stride))]
-        part = part.reshape(batch, groups, depth, points)  # (N, C, *sizes) to (N, groups, C / groups, points)
-        return total + jnp.einsum("goc,ngcp->ngop", weight, part), None
+        part = lax.dynamic_slice(phases, start, (1, batch, channels, *sizes))
+        part = part.reshape(batch, groups, depth, points)  # (1, N, C, *sizes) to (N, groups, C / groups, points)
+        return total + product(weight, part), None
 
     nothing = jnp.zeros((batch, groups, group_channels, points), padded.dtype)
     total, _ = lax.scan(add, nothing, (weights, jnp.asarray(starts)))
     return total.reshape(batch, w.shape[0], *sizes).astype(x.dtype)
+
+
+def _phases(padded: jax.Array, starts: np.ndarray, stride: tuple[int, ...]) -> tuple[jax.Array, np.ndarray]:
+    """The input as `(phases, N, C, *spatial / stride)`, where the taps have no gaps, and where in it each tap begins."""
+    gaps = [(0, -size % s, 0) for size, s in zip(padded.shape[2:], stride, strict=True)]
+    padded = lax.pad(padded, jnp.zeros((), padded.dtype), [(0, 0, 0)] * 2 + gaps)
+    each = [(..., *(slice(i, None, s) for i, s in zip(phase, stride, strict=True))) for phase in np.ndindex(*stride)]
+    phase = np.ravel_multi_index(tuple((starts[:, 2:] % stride).T), stride)
+    places = np.column_stack([phase, starts[:, :2], starts[:, 2:] // stride]).astype(np.int32)
+    return jnp.stack([padded[part] for part in each]), places
