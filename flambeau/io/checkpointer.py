@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -11,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flambeau._errors import CheckpointError
+from flambeau._errors import CheckpointError, StateDictError
 from flambeau.core.extras import require
 from flambeau.core.placement import placement_of
 from flambeau.core.random import Generator
@@ -23,6 +26,9 @@ from flambeau.io._file import BadFileError, Path
 __all__ = ["Checkpointer", "Restored"]
 
 _ARRAYS, _REST, _METRICS = "arrays", "rest", "metrics"
+# What orbax takes for the name of a checkpoint, and what it writes into each.
+_NAME, _MARK = re.compile("0|[1-9][0-9]*"), "_CHECKPOINT_METADATA"
+_PARTS = {_ARRAYS, _REST, _METRICS, _MARK, "commit_success.txt"}
 
 
 class Restored(NamedTuple):
@@ -40,14 +46,16 @@ class Checkpointer:
     arrays are copied when `save` returns, and written while training goes on.
 
     Args:
-        directory: of the checkpoints, one folder for each; it is made if it is not there.
+        directory: of the checkpoints, one folder for each, whose name is its step; it is made if it is not there. It may have
+            other things in it too, but none with a number for a name.
         keep: how many of the latest are kept.
-        best: the name of a metric, whose best checkpoint is kept too.
+        best: the name of a metric, whose best checkpoint is kept too; the later of equal ones, and never one that is NaN.
         mode: whether the best metric is the smallest or the largest.
         asynchronous: whether `save` returns before the files are written.
 
     Raises:
         MissingExtraError: the extra `checkpointer` (orbax-checkpoint) is not installed.
+        CheckpointError: the folder cannot be made or written, or has something in it that could be taken for a checkpoint.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,31 +81,40 @@ class Checkpointer:
         mode: Literal["min", "max"] = "min",
         asynchronous: bool = True,
     ) -> None:
-        if keep < 1:
-            raise ValueError(f"expected keep to be at least 1, got {keep}")
+        keep = _whole_number("keep", keep, 1)
+        if best is not None and not isinstance(best, str):
+            raise TypeError(f"expected best to be the name of a metric, got a {type(best).__name__}")
         if mode not in ("min", "max"):
             raise ValueError(f"expected mode to be 'min' or 'max', got {mode!r}")
         why = "Checkpointer: the package orbax-checkpoint is not installed"
         self._orbax = orbax = require("orbax.checkpoint", "checkpointer", why)
         self._best, self._mode = best, mode
+        self.directory = _folder(directory)
         policies = orbax.checkpoint_managers.preservation_policy
         kept: list[Any] = [policies.LatestN(keep)]
         if best is not None:
-            # Orbax keeps those with the largest.
-            kept.append(policies.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
+            # Orbax keeps those with the largest rank.
+            kept.append(policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False))
         options = orbax.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=self._score,  # without one, metrics are not written
+            best_fn=self._rank,  # without one, metrics are not written
             enable_async_checkpointing=asynchronous,
         )
-        self.directory = os.path.abspath(directory)
         handlers = {_ARRAYS: orbax.StandardCheckpointHandler(), _REST: orbax.JsonCheckpointHandler()}
         handlers[_METRICS] = orbax.JsonCheckpointHandler(filename=_METRICS)
-        self._manager = orbax.CheckpointManager(self.directory, item_handlers=handlers, options=options)
+        self._open: Any = orbax.CheckpointManager(self.directory, item_handlers=handlers, options=options)
+        self._writing: int | None = None
 
-    def _score(self, metrics: Mapping[str, float]) -> float:
-        value = float(metrics[str(self._best)])
-        return value if self._mode == "max" else -value
+    @property
+    def _manager(self) -> Any:
+        if self._open is None:
+            raise CheckpointError(f"the Checkpointer of {self.directory} has been closed: make a new one")
+        return self._open
+
+    def _rank(self, metrics: Mapping[str, float] | None) -> tuple[bool, float]:
+        """The better, the larger; the lowest of all if there is no such metric, or it is NaN."""
+        value = (metrics or {}).get(str(self._best), math.nan)
+        return (False, 0.0) if math.isnan(value) else (True, value if self._mode == "max" else -value)
 
     # -- saving ---------------------------------------------------------------------------------------------------------
 
@@ -111,26 +128,70 @@ class Checkpointer:
             metrics: numbers that belong to it; that which `best` names has to be among them.
 
         Raises:
-            CheckpointError: there is such a step already or a later one, or the folder cannot be written.
-            TypeError: something in `state` is none of these.
+            CheckpointError: there is such a step already or a later one, or the folder cannot be written. If `asynchronous`,
+                that is found out later, and said by the next `save`, which then saves what it was given all the same, or by
+                `wait` or `close`. Checkpoints that were complete before stay as they are.
+            TypeError: something in `state` or `metrics` is none of these.
+            ValueError: `step` is negative, or `metrics` lack that which `best` names.
         """
-        latest = self._manager.latest_step()
-        if latest is not None and step <= latest:
-            raise CheckpointError(f"{self.directory} has step {latest}, so step {step} cannot be saved any more")
-        if self._best is not None and self._best not in (metrics or {}):
-            raise ValueError(
-                f"expected metrics with {self._best!r}, by which the best checkpoint is chosen, got {metrics}"
-            )
+        step = _whole_number("step", step, 0)
+        _check_state(state)
+        numbers = self._numbers(metrics)
         arrays: dict[str, Any] = {}
         rest = {name: _encode(_state_of(thing), name, arrays) for name, thing in state.items()}
         items = {_REST: self._orbax.args.JsonSave(rest)}
         if arrays:
             items[_ARRAYS] = self._orbax.args.StandardSave(arrays)
-        numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}
+        earlier = self._settle()
+        try:
+            self._write(step, items, numbers)
+        except CheckpointError as error:
+            if earlier is not None:
+                error.add_note(str(earlier))
+            raise
+        if earlier is not None:
+            earlier.add_note(f"step {step} is saved all the same")
+            raise earlier
+
+    def _write(self, step: int, items: dict[str, Any], numbers: dict[str, float] | None) -> None:
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise CheckpointError(f"{self.directory} has step {latest}, so step {step} cannot be saved any more")
+        if os.path.lexists(os.path.join(self.directory, str(step))):  # which orbax would overwrite
+            raise CheckpointError(f"{self.directory} has a {step} that this Checkpointer did not write: move it away")
         try:
             self._manager.save(step, args=self._orbax.args.Composite(**items), metrics=numbers)
-        except OSError as error:
-            raise CheckpointError(f"{self.directory} cannot be written: {error}") from error
+        except Exception as error:  # not all come as an OSError
+            raise self._failure(step, error) from error
+        self._writing = step
+
+    def _numbers(self, metrics: Mapping[str, Any] | None) -> dict[str, float] | None:
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise TypeError(f"expected metrics to be a dict of numbers by name, got a {type(metrics).__name__}")
+        if self._best is not None and self._best not in (metrics or {}):
+            raise ValueError(
+                f"expected metrics with {self._best!r}, by which the best checkpoint is chosen, got {metrics}"
+            )
+        return None if metrics is None else {name: _number(name, value) for name, value in metrics.items()}
+
+    def _settle(self) -> CheckpointError | None:
+        """Waits for what is being written; returns what went wrong with it."""
+        manager, failure = self._manager, None
+        try:
+            manager.wait_until_finished()
+        except Exception as error:
+            failure = self._failure(self._writing, error)
+            failure.__cause__ = error
+        self._writing = None
+        return failure
+
+    def _failure(self, step: int | None, error: Exception) -> CheckpointError:
+        # Orbax has forgotten the steps already that it would have removed.
+        self._manager.reload()
+        there = ", ".join(map(str, self.steps())) or "none"
+        return CheckpointError(
+            f"step {step} cannot be written to {self.directory}: {error}\nThe checkpoints before are intact (steps: {there})"
+        )
 
     # -- restoring ------------------------------------------------------------------------------------------------------
 
@@ -149,9 +210,15 @@ class Checkpointer:
             Its step and the values; None if there is no checkpoint at all.
 
         Raises:
-            CheckpointError: there is no such step, it lacks a name of `state`, or cannot be read.
+            CheckpointError: there is no such step, it lacks a name of `state` or has another kind of object by that name, or it
+                cannot be read; or what was saved last could not be written, which is said once.
             StateDictError: it does not fit an object of `state`.
         """
+        _check_state(state)
+        for name, thing in state.items():
+            _check_loads(name, thing)
+        if step is not None and step != "best":
+            step = _whole_number("step", step, 0)
         self.wait()
         number = self.best_step() if step == "best" else self.latest_step() if step is None else step
         if number is None:
@@ -165,7 +232,7 @@ class Checkpointer:
 
         def load() -> None:
             for name, thing in state.items():
-                _load(thing, found[name], name)
+                _load(thing, found[name], f"{name!r} of step {number} in {self.directory}")
 
         node = next((thing for thing in state.values() if isinstance(thing, Node)), None)
         load() if node is None else transaction(node, load)
@@ -201,20 +268,36 @@ class Checkpointer:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint, by the metric that `best` names."""
+        """The step of the best checkpoint, by the metric that `best` names; None if none has it, or all are NaN."""
         if self._best is None:
             raise ValueError("no metric was named: Checkpointer(directory, best=...)")
-        scores = {step: self._manager.metrics(step) for step in self.steps()}
-        there = [step for step, metrics in scores.items() if metrics and self._best in metrics]
-        return max(there, key=lambda step: self._score(scores[step]), default=None)
+        ranks = [(self._rank(self._manager.metrics(step)), step) for step in self.steps()]
+        (there, _), step = max(ranks, default=((False, 0.0), None))
+        return step if there else None
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk."""
-        self._manager.wait_until_finished()
+        """Returns when all that was saved is on the disk.
+
+        Raises:
+            CheckpointError: what was saved last could not be written.
+        """
+        failure = self._settle()
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
-        """Waits, and ends the threads that write."""
-        self._manager.close()
+        """Waits, and ends the threads that write; nothing can be saved or restored any more.
+
+        Raises:
+            CheckpointError: what was saved last could not be written.
+        """
+        if self._open is None:
+            return
+        failure = self._settle()
+        self._open.close()
+        self._open = None
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +305,79 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))
+
+
+# -- what is given -------------------------------------------------------------------------------------------------------
+
+
+def _folder(directory: Path) -> str:
+    """The absolute path of a folder that is there, and in which only checkpoints look like checkpoints.
+
+    Anything else would be counted as one, and as an old one be removed.
+    """
+    folder = os.path.abspath(os.fspath(directory))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        numbered = [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be a folder of checkpoints: {error.strerror or error}") from error
+    for name in numbered:
+        path = os.path.join(folder, name)
+        if not _is_ours(path):
+            raise CheckpointError(
+                f"{path} is no checkpoint that a Checkpointer wrote, and would be removed as an old one: "
+                f"move it away, or choose another folder for the checkpoints"
+            )
+    if not numbered and not os.access(folder, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{folder} has no checkpoints, and cannot be written")
+    return folder
+
+
+def _is_ours(path: str) -> bool:
+    """Whether this is a checkpoint, or what is left of one by a process that was killed while it removed it."""
+    parts = set(os.listdir(path)) if os.path.isdir(path) else set()
+    return parts >= {_MARK, _REST} or (bool(parts) and parts <= _PARTS)
+
+
+def _whole_number(name: str, value: Any, least: int) -> int:
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"expected {name} to be an int, got {value!r}")
+    if (number := operator.index(value)) < least:
+        raise ValueError(f"expected {name} to be at least {least}, got {number}")
+    return number
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, (str, bytes)) and np.ndim(value) == 0 and not np.iscomplexobj(value):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"expected the metric {name!r} to be a number, got {value!r}")
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, Mapping):
+        kind = type(state).__name__
+        hint = ': write {"net": net}' if hasattr(state, "state_dict") else ""
+        raise TypeError(f"expected state to be a dict of objects and values by name, got a {kind}{hint}")
+    for name in state:
+        if not isinstance(name, str):
+            raise TypeError(f"expected the names in state to be texts, got {name!r}")
+
+
+def _check_loads(name: str, thing: Any) -> None:
+    if not isinstance(thing, Generator) and not hasattr(thing, "load_state_dict"):
+        raise TypeError(
+            f"expected {name!r} to be a module or something else with load_state_dict, got a {type(thing).__name__}; "
+            f"values come back in the result"
+        )
 
 
 def _state_of(thing: Any) -> Any:
@@ -232,16 +387,15 @@ def _state_of(thing: Any) -> Any:
     return thing if read is None else read()
 
 
-def _load(thing: Any, value: Any, name: str) -> None:
-    if isinstance(thing, Generator):
-        thing.set_state(value)
-    elif hasattr(thing, "load_state_dict"):
-        thing.load_state_dict(value)
-    else:
-        raise TypeError(
-            f"expected {name!r} to be a module or something else with load_state_dict, got a {type(thing).__name__}; "
-            f"values come back in the result"
-        )
+def _load(thing: Any, value: Any, where: str) -> None:
+    kind = type(thing).__name__
+    try:
+        thing.set_state(value) if isinstance(thing, Generator) else thing.load_state_dict(value)
+    except StateDictError as error:
+        raise StateDictError(f"{where} does not fit this {kind}: {error}") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{where} is not the state of such a {kind} ({reason})") from error
 
 
 # -- where arrays come to -------------------------------------------------------------------------------------------------
@@ -307,6 +461,11 @@ def _encode(value: Any, path: str, arrays: dict[str, Any]) -> Any:
             if not isinstance(key, (str, int)):
                 raise TypeError(f"expected the keys of {path} to be texts or ints, got a {type(key).__name__}")
         return {"$dict": [[key, _encode(item, f"{path}/{key}", arrays)] for key, item in value.items()]}
+    if isinstance(value, Generator) or hasattr(value, "state_dict"):
+        raise TypeError(
+            f"{path} is a {type(value).__name__} inside of a value, which could not be loaded into: "
+            f"put it into state itself, by a name of its own"
+        )
     raise TypeError(
         f"expected {path} to be arrays, numbers, texts, or lists, tuples and dicts of these, got a {type(value).__name__}"
     )

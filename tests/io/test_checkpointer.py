@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from flambeau import nn
 pytest.importorskip("orbax.checkpoint")
 pytestmark = pytest.mark.filterwarnings("ignore:::orbax", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 
+NAN = float("nan")
 X = jnp.arange(12.0).reshape(4, 3) / 10
 
 
@@ -193,9 +199,232 @@ def test_mistakes_change_nothing(tmp_path: Path) -> None:
         with pytest.raises(fb.StateDictError):  # the optimizer fits, the network does not
             checkpoints.restore({"optimizer": run.optimizer, "net": run.net})
         same(run.arrays(), before)
-    for wrong in ({"keep": 0}, {"mode": "least"}):
-        with pytest.raises(ValueError, match="expected"):
-            fb.Checkpointer(tmp_path, **wrong)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"keep": 0}, ValueError, "expected keep to be at least 1, got 0"),
+        ({"keep": 1.5}, TypeError, "expected keep to be an int, got 1.5"),
+        ({"keep": True}, TypeError, "expected keep to be an int, got True"),
+        ({"best": 3}, TypeError, "expected best to be the name of a metric, got a int"),
+        ({"mode": "least"}, ValueError, "expected mode to be 'min' or 'max', got 'least'"),
+    ],
+)
+def test_arguments_of_the_constructor(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fb.Checkpointer(tmp_path, **arguments)
+
+
+def test_arguments_of_save_and_restore(tmp_path: Path) -> None:
+    net = nn.Linear(1, 1)
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        for step, error in ((1.5, TypeError), ("1", TypeError), (True, TypeError), (-1, ValueError)):
+            with pytest.raises(error, match="expected step to be"):
+                checkpoints.save(step, {})  # pyright: ignore[reportArgumentType]
+            with pytest.raises(error, match="expected step to be"):
+                checkpoints.restore(step=step)  # pyright: ignore[reportArgumentType]
+        for call in (lambda: checkpoints.save(0, net), lambda: checkpoints.restore(net)):  # pyright: ignore
+            with pytest.raises(TypeError, match=r'got a Linear: write \{"net": net\}'):
+                call()
+        with pytest.raises(TypeError, match="expected the names in state to be texts, got 3"):
+            checkpoints.save(0, {3: 1})  # pyright: ignore[reportArgumentType]
+        for nested in (net, fb.Generator()):
+            with pytest.raises(TypeError, match=r"all/x is a .* put it into state itself"):
+                checkpoints.save(0, {"all": {"x": nested}})
+        for wrong in (None, "0.5", [1.0], jnp.ones(2), np.ones((1, 1)), 1j):
+            with pytest.raises(TypeError, match="expected the metric 'loss' to be a number"):
+                checkpoints.save(0, {}, {"loss": wrong})  # pyright: ignore[reportArgumentType]
+        with pytest.raises(TypeError, match="expected metrics to be a dict of numbers by name, got a float"):
+            checkpoints.save(0, {}, 0.5)  # pyright: ignore[reportArgumentType]
+        for step, fine in enumerate((jnp.array(0.5), np.float32(0.5), np.array(1), True)):
+            checkpoints.save(np.int64(step), {}, {"loss": fine})  # pyright: ignore[reportArgumentType]
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("mode", "losses", "steps", "best"),
+    [
+        ("min", [0.1, NAN, 0.5, 0.6, 0.7], [0, 3, 4], 0),
+        ("max", [0.9, NAN, 0.5, 0.6, 0.7], [0, 3, 4], 0),
+        ("min", [NAN, 0.5], [0, 1], 1),
+        ("max", [NAN, float("-inf"), NAN, NAN, NAN], [1, 3, 4], 1),
+        ("min", [NAN, NAN, NAN], [1, 2], None),
+        ("min", [0.1, 0.1, 0.5, 0.5], [1, 2, 3], 1),
+    ],
+)
+def test_nan_is_never_the_best(tmp_path: Path, mode: Any, losses: list[float], steps: list[int], best: int) -> None:
+    with fb.Checkpointer(tmp_path, keep=2, best="loss", mode=mode, asynchronous=False) as checkpoints:
+        for step, loss in enumerate(losses):
+            checkpoints.save(step, {"step": step}, {"loss": loss})
+        assert (checkpoints.steps(), checkpoints.best_step()) == (steps, best)
+        restored = checkpoints.restore(step="best")
+        assert restored == (None if best is None else (best, {"step": best}))
+
+
+def test_the_best_among_those_without_the_metric(tmp_path: Path) -> None:
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(0, {}, {"accuracy": 1.0})
+        checkpoints.save(1, {})
+    with fb.Checkpointer(tmp_path, keep=1, best="loss") as checkpoints:
+        assert checkpoints.best_step() is None
+        for step, loss in enumerate([0.5, 0.6], start=2):
+            checkpoints.save(step, {}, {"loss": loss})
+        checkpoints.wait()
+        assert (checkpoints.steps(), checkpoints.best_step()) == ([2, 3], 2)
+
+
+@pytest.mark.parametrize("inside", [["data"], ["_CHECKPOINT_METADATA", "state"], [], None])
+def test_what_is_no_checkpoint_stays(tmp_path: Path, inside: list[str] | None) -> None:
+    """A folder with other things in it, such as a checkpoint of another program, an empty one, or a file."""
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "007").mkdir()
+    with fb.Checkpointer(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {"x": 1})
+    thing = tmp_path / "7"
+    if inside is None:
+        thing.write_text("mine")
+    else:
+        thing.mkdir()
+        for name in inside:
+            (thing / name).write_text("{}")
+    with pytest.raises(
+        fb.CheckpointError, match=f"{thing} is no checkpoint .*: move it away, or choose another folder"
+    ):
+        fb.Checkpointer(tmp_path, keep=1)
+    thing.rename(tmp_path / "seven")
+    with fb.Checkpointer(tmp_path, keep=1) as checkpoints:
+        (tmp_path / "8").mkdir()
+        with pytest.raises(fb.CheckpointError, match="has a 8 that this Checkpointer did not write"):
+            checkpoints.save(8, {"x": 8})
+        checkpoints.save(9, {"x": 9})
+    assert sorted(os.listdir(tmp_path)) == ["007", "8", "9", "notes", "seven"]
+
+
+@pytest.mark.parametrize("gone", ["_CHECKPOINT_METADATA", "rest", "commit_success.txt"])
+def test_a_process_that_is_killed_while_it_removes_an_old_one(tmp_path: Path, gone: str) -> None:
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(0, {"x": 0})
+        checkpoints.save(1, {"x": 1})
+    if gone == "rest":
+        shutil.rmtree(tmp_path / "0" / gone)
+    else:
+        (tmp_path / "0" / gone).unlink()
+    with fb.Checkpointer(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.restore() == (1, {"x": 1})
+        checkpoints.save(2, {"x": 2})
+    assert os.listdir(tmp_path) == ["2"]
+
+
+def test_after_close(tmp_path: Path) -> None:
+    checkpoints = fb.Checkpointer(tmp_path, best="loss")
+    checkpoints.save(0, {"x": 1}, {"loss": 1})
+    checkpoints.close()
+    checkpoints.close()
+    for call in (
+        lambda: checkpoints.save(1, {"x": 1}, {"loss": 1}),
+        checkpoints.restore,
+        checkpoints.steps,
+        checkpoints.latest_step,
+        checkpoints.best_step,
+        checkpoints.wait,
+    ):
+        with pytest.raises(fb.CheckpointError, match="has been closed: make a new one"):
+            call()
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.restore() == (0, {"x": 1})
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may become larger than a MiB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+LARGE = np.random.default_rng(0).random(1 << 19)
+
+
+def test_a_save_that_fails_at_once(tmp_path: Path) -> None:
+    with fb.Checkpointer(tmp_path, keep=1, asynchronous=False) as checkpoints:
+        checkpoints.save(0, {"x": 0})
+        with full_disk(), pytest.raises(fb.CheckpointError, match=rf"(?s)step 1 .* to {tmp_path}: .*\(steps: 0\)"):
+            checkpoints.save(1, {"x": LARGE})
+        assert checkpoints.restore() == (0, {"x": 0})
+        checkpoints.save(1, {"x": 1})
+        assert checkpoints.restore() == (1, {"x": 1})
+
+
+@pytest.mark.parametrize("found", ["wait", "close", "save", "leave"])
+def test_a_save_that_fails_later(tmp_path: Path, found: str) -> None:
+    checkpoints = fb.Checkpointer(tmp_path, keep=1)
+    checkpoints.save(0, {"x": 0})
+    checkpoints.wait()
+    with full_disk():
+        checkpoints.save(1, {"x": LARGE})
+        with pytest.raises(fb.CheckpointError, match=rf"(?s)step 1 .* to {tmp_path}: .*\(steps: 0\)") as caught:
+            if found == "save":
+                checkpoints.save(2, {"x": 2})
+            elif found == "leave":
+                checkpoints.__exit__(None, None, None)
+            else:
+                getattr(checkpoints, found)()
+    if found == "save":
+        assert caught.value.__notes__ == ["step 2 is saved all the same"]
+        checkpoints.wait()
+        assert (checkpoints.steps(), checkpoints.restore()) == ([2], (2, {"x": 2}))
+    checkpoints.close()
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == (2 if found == "save" else 0)
+
+
+def test_a_failure_does_not_hide_the_error_of_the_training(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(ZeroDivisionError) as caught, fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": LARGE})
+        raise ZeroDivisionError
+    (note,) = caught.value.__notes__
+    assert note.startswith("step 1 cannot be written")
+
+
+def test_folders_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "run"):
+        with pytest.raises(fb.CheckpointError, match=f"{folder} cannot be a folder of checkpoints: "):
+            fb.Checkpointer(folder)
+    with fb.Checkpointer(tmp_path / "old") as checkpoints:
+        checkpoints.save(0, {"x": 1})
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(fb.CheckpointError, match="new has no checkpoints, and cannot be written"):
+        fb.Checkpointer(tmp_path / "new")
+    with fb.Checkpointer(tmp_path / "old") as checkpoints:  # those that are there can be read
+        assert checkpoints.restore() == (0, {"x": 1})
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    run, other = Run(), nn.Linear(3, 4)
+    run.step()
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(3, {"net": run.net, "optimizer": run.optimizer, "generator": run.net})
+        before = run.arrays()
+        with pytest.raises(fb.StateDictError, match=rf"(?s)'net' of step 3 in {tmp_path} does not fit this Linear: .*"):
+            checkpoints.restore({"net": other})
+        with pytest.raises(fb.CheckpointError, match=r"'net' of step 3 in .* is not the state of such a AdamW"):
+            checkpoints.restore({"generator": run.net, "net": run.optimizer})
+        with pytest.raises(
+            fb.CheckpointError, match=r"'generator' of step 3 in .* is not the state of such a Generator"
+        ):
+            checkpoints.restore({"generator": fb.default_generator})
+        with pytest.raises(fb.StateDictError, match="'optimizer' of step 3"):
+            checkpoints.restore({"optimizer": run.net})
+        same(run.arrays(), before)
 
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
