@@ -25,6 +25,8 @@ def read_torch_zip(file: File) -> Any:
     allowance = Allowance(file.size)
     entries = directory(file, allowance)
     root = next((name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")), None)
+    if root is None and any(name.endswith("/archive_format") for name in entries):
+        raise BadFileError("is a program of torch.export: in PyTorch, save torch.export.load(path).state_dict")
     if root is None:
         raise BadFileError("is a zip file, but none that torch.save wrote: it has no data.pkl")
     if f"{root}constants.pkl" in entries:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import zipfile
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from flambeau._errors import CheckpointError
-from flambeau.io._arrays import raw_bytes
+from flambeau.core.cell import Cell
+from flambeau.io._arrays import as_numpy, raw_bytes
 from flambeau.io._torch_pickle import Writer
 
 __all__ = ["write_torch"]
@@ -25,7 +28,7 @@ def write_torch(file: BinaryIO, value: Any) -> None:
     Raises:
         CheckpointError: it holds what PyTorch would not read; the message lists all.
     """
-    writer = Writer()
+    writer = _Writer()
     pickle = writer.write(value)
     if writer.errors:
         raise CheckpointError(
@@ -38,6 +41,21 @@ def write_torch(file: BinaryIO, value: Any) -> None:
         for key, array in writer.arrays.items():
             _put(archive, file, f"data/{key}", raw_bytes(array))
         _put(archive, file, "version", b"3\n")
+
+
+class _Writer(Writer):
+    """Writes scalars as PyTorch's optimizers need them, which count in place."""
+
+    def _array(self, value: Any, path: tuple[Any, ...]) -> None:
+        array = None if isinstance(value, Cell) or value.ndim else as_numpy(value)
+        if not isinstance(array, np.ndarray):
+            super()._array(value, path)
+        elif path[-3:-2] == ("state",) and path[-1] == "step" and array.dtype.kind in "iu":
+            # That of one parameter in an optimizer's state. PyTorch steps many at once only where it is a float.
+            super()._array(array.astype(np.float32), path)
+        else:
+            # A copy, so that it has a storage of its own: one that many parameters share would be counted up for each.
+            super()._array(array.copy(), path)
 
 
 def _put(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memoryview) -> None:

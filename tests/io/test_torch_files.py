@@ -196,6 +196,13 @@ def test_programs_of_torchscript(tmp_path: Path) -> None:
         load(tmp_path / "a.pt")
 
 
+def test_programs_of_torch_export(tmp_path: Path) -> None:
+    program = torch.export.export(torch.nn.Linear(1, 1), (torch.ones(1, 1),))
+    torch.export.save(program, tmp_path / "a.pt2")
+    with pytest.raises(CheckpointError, match=r"is a program of torch\.export"):
+        load(tmp_path / "a.pt2")
+
+
 def test_other_byte_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.byteorder", "big")
     torch.save({"a": 1}, tmp_path / "a.pt")

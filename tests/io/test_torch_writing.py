@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +103,36 @@ def test_module_and_optimizer(torch: Any, tmp_path: Path) -> None:
     moments = [state["exp_avg"] for state in torch_optimizer.state_dict()["state"].values()]
     mine = [state["exp_avg"] for state in again.state_dict()["state"].values()]
     assert len(moments) == 4 and all(same(a.numpy(), b) for a, b in zip(moments, mine))
+
+
+@pytest.mark.parametrize("many_at_once", [False, True])
+def test_adam_goes_on_in_torch(torch: Any, tmp_path: Path, many_at_once: bool) -> None:
+    """Which counts the steps of each parameter in place."""
+    net, twin = nn.Linear(3, 2).double(), torch.nn.Linear(3, 2).double()
+    optimizer = fb.optim.Adam(net.parameters(), lr=0.1)
+    x = jnp.arange(6, dtype=jnp.float64).reshape(2, 3)
+
+    def step() -> None:
+        optimizer.step(fb.grad(lambda net: (net(x) ** 2).sum())(net))
+
+    step()
+    save({"net": net, "opt": optimizer.state_dict()}, tmp_path / "last.pt")
+    theirs = torch.load(tmp_path / "last.pt", weights_only=True)
+    twin.load_state_dict(theirs["net"])
+    torch_optimizer = torch.optim.Adam(twin.parameters(), foreach=many_at_once)
+    torch_optimizer.load_state_dict(theirs["opt"])
+    for _ in range(3):
+        step()
+        torch_optimizer.zero_grad()
+        (twin(torch.tensor(x.tolist(), dtype=torch.float64)) ** 2).sum().backward()
+        torch_optimizer.step()
+    assert [entry["step"].item() for entry in torch_optimizer.state_dict()["state"].values()] == [4, 4]
+    for mine, its in zip(net.parameters(), twin.parameters(), strict=True):
+        np.testing.assert_allclose(mine.get(), its.detach().numpy(), rtol=1e-12)
+    again = fb.optim.Adam(net.parameters())
+    again.load_state_dict(load(tmp_path / "last.pt")["opt"])
+    (entry, _) = again.state_dict()["state"].values()
+    assert entry["step"] == 1 and entry["step"].dtype == optimizer.state_dict()["state"][0]["step"].dtype
 
 
 def test_tied_arrays_stay_tied(torch: Any, tmp_path: Path) -> None:
