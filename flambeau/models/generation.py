@@ -7,16 +7,20 @@ layer, which `forward` then fills and reads: it is called with the new tokens on
 
 from __future__ import annotations
 
+import math
+import operator
 import weakref
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from flambeau import nn, transforms
 from flambeau._errors import DtypeError, ShapeError
@@ -45,12 +49,13 @@ class LayerCache(nn.Module):
 
     def forward(self, key: jax.Array, value: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
         """Puts keys and values `(N, H, L, E)` in their slots, and gives all that the window looks at."""
-        # What has no place would overwrite the last slots: better no numbers at all.
+        # What has no place would overwrite the last slots: better no numbers at all. The dtype of what comes is not always
+        # the slots': autocast lowers some of it.
         fits = window.start + key.shape[2] <= self.keys.shape[2]
-        kept = [jnp.where(fits, new, jnp.nan) for new in (key, value)]
+        kept = [jnp.where(fits, new, jnp.nan).astype(self.keys.dtype) for new in (key, value)]
         self.keys = lax.dynamic_update_slice_in_dim(self.keys, kept[0], window.start, axis=2)
         self.values = lax.dynamic_update_slice_in_dim(self.values, kept[1], window.start, axis=2)
-        return (key, value) if window.fresh else (self.keys, self.values)
+        return (key, value) if window.fresh else (self.keys.astype(key.dtype), self.values.astype(value.dtype))
 
 
 class KVCache(nn.Module):
@@ -85,10 +90,11 @@ class KVCache(nn.Module):
         """Makes room for tokens, of which `real` `(N, L)` says which are no padding; `plain` that none is."""
         (batch, count), (rows, capacity) = real.shape, self.valid.shape
         start = self.used
-        if batch != rows or count > capacity - (_known(start) or 0):
+        place = capacity - int(_known(start) or 0)
+        if batch != rows or count > place:
             raise ShapeError(
-                f"expected at most {capacity - (_known(start) or 0)} more tokens of {rows} sequences, for which the cache "
-                f"has place, got {count} of {batch}; make_cache(batch, length) makes another one"
+                f"expected at most {place} more tokens of {rows} sequences, for which the cache has place, "
+                f"got {count} of {batch}; make_cache(batch, length) makes another one"
             )
         seen = self.valid.sum(axis=1, keepdims=True, dtype=jnp.int32)
         self.valid = lax.dynamic_update_slice_in_dim(self.valid, real, start, axis=1)
@@ -102,12 +108,11 @@ class KVCache(nn.Module):
         return Window(seen + window.positions, mask, start, fresh=False)
 
 
-def _known(value: jax.Array) -> int | None:
-    """A number as Python's, or None where it is known at run time only."""
-    try:
-        return int(value)
-    except jax.errors.ConcretizationTypeError:
+def _known(x: jax.Array) -> np.ndarray | None:
+    """The values of an array, or None where they are known at run time only, or spread over processes."""
+    if isinstance(x, Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
         return None
+    return np.asarray(x)
 
 
 def _looking_back(real: jax.Array, plain: bool) -> Window:
@@ -141,7 +146,8 @@ class Decoder(nn.Module):
     """A network that gives the logits of the token after each token, and can therefore write.
 
     A subclass has `forward(tokens, attention_mask=None, logits_to_keep=0)`, which gives the logits `(N, L, V)`, of the last
-    `logits_to_keep` tokens only if that is not 0; and `new_cache`. Its forward hands `self.cache` to its layers.
+    `logits_to_keep` tokens only if that is not 0; and `new_cache`. Its forward hands `self.cache` to its layers. With
+    `table_size` too, `generate` finds tokens that the network does not know.
     """
 
     max_length: int | None = None  # the longest sequence that it can look at
@@ -153,6 +159,10 @@ class Decoder(nn.Module):
     @abstractmethod
     def new_cache(self, batch: int, length: int) -> nn.Module:
         """An empty cache with place for `length` tokens of `batch` sequences."""
+
+    def table_size(self) -> int | None:
+        """How many tokens the network knows; None if any number is a token."""
+        return None
 
     def make_cache(self, batch: int, length: int) -> None:
         """From now on `forward` takes the new tokens only, and remembers those before.
@@ -180,24 +190,25 @@ class Decoder(nn.Module):
 
     def generate(
         self,
-        tokens: jax.Array,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        tokens: ArrayLike | Sequence[Any],
+        max_new_tokens: SupportsIndex,
+        temperature: float | jax.Array = 1.0,
+        top_k: SupportsIndex | None = None,
+        top_p: float | jax.Array | None = None,
         *,
-        attention_mask: jax.Array | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        pad_token_id: int | None = None,
+        attention_mask: ArrayLike | Sequence[Any] | None = None,
+        eos_token_id: SupportsIndex | Sequence[SupportsIndex] | None = None,
+        pad_token_id: SupportsIndex | None = None,
     ) -> jax.Array:
         """Continues sequences: each next token is drawn from softmax(logits / temperature).
 
         All of it is one program, which is compiled once for each shape of `tokens`, `max_new_tokens` and `top_k`; other
-        temperatures and `top_p` take the same one. The random numbers are the default generator's. Layers are as in `eval()`
-        meanwhile, whatever mode they are in; mode and cache are afterwards what they were before.
+        temperatures above 0 and `top_p` take the same one, and may be arguments of a compiled function, where they are not
+        checked. The random numbers are the default generator's. Layers are as in `eval()` meanwhile, whatever mode they are in;
+        mode and cache are afterwards what they were before.
 
         Args:
-            tokens: how the sequences begin. Shorter ones are padded on their left.
+            tokens: how the sequences begin. Shorter ones are padded on their left. Those of less than 32 bits become int32.
             max_new_tokens: how many tokens are appended.
             temperature: below 1 for likelier tokens, above for unlikelier ones; 0 takes the likeliest.
             top_k: draws from the k likeliest tokens only.
@@ -210,9 +221,11 @@ class Decoder(nn.Module):
             tokens `(N, L)`, attention_mask `(N, L)`, result `(N, L + max_new_tokens)`.
 
         Raises:
-            ShapeError: the tokens are no `(N, L)`, or become more than the network can look at.
+            ShapeError: the tokens are no `(N, L)`, become more than the network can look at, or the mask has another shape.
             DtypeError: the tokens are no integers.
-            ValueError: an option is out of range, or the padding is not on the left.
+            IndexError: there is no such token.
+            TypeError: an option is no number, or no integer where one is expected.
+            ValueError: an option is out of range, the padding is not on the left, or there is nothing else.
 
         Example:
             >>> import jax.numpy as jnp
@@ -223,64 +236,114 @@ class Decoder(nn.Module):
 
         Source: https://huggingface.co/docs/transformers/main_classes/text_generation
         """
-        tokens = jnp.asarray(tokens)
-        _check(self, tokens, max_new_tokens, temperature, top_k, top_p, attention_mask)
-        ends = np.atleast_1d(np.asarray([] if eos_token_id is None else eos_token_id, tokens.dtype))
+        tokens = _prompt(self, jnp.asarray(tokens))
+        if attention_mask is not None:
+            attention_mask = jnp.asarray(attention_mask)
+            _check_mask(tokens, attention_mask)
+        count = _integer("max_new_tokens", max_new_tokens)
+        top_k = None if top_k is None else _integer("top_k", top_k)
+        heat, share = _number("temperature", temperature), None if top_p is None else _number("top_p", top_p)
+        _check_ranges(count, heat, top_k, share)
+        _check_length(self, tokens, count)
+        ends = _integers("eos_token_id", () if eos_token_id is None else eos_token_id)
         if pad_token_id is None:
-            pad_token_id = int(ends[0]) if len(ends) else 0
+            pad_token_id = ends[0] if ends else 0
         return _compiled(self)(
             self,
             tokens,
             attention_mask,
-            jnp.float32(temperature or 1),
+            jnp.float32(1 if heat == 0 else temperature),
             None if top_p is None else jnp.float32(top_p),
-            jnp.asarray(ends),
-            jnp.asarray(pad_token_id, tokens.dtype),
-            greedy=temperature == 0,
+            jnp.asarray(ends, tokens.dtype),
+            jnp.asarray(_integer("pad_token_id", pad_token_id), tokens.dtype),
+            greedy=heat == 0,
             top_k=top_k,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=count,
         )
 
 
-def _check(
-    model: Decoder,
-    tokens: jax.Array,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    attention_mask: jax.Array | None,
-) -> None:
+def _prompt(model: Decoder, tokens: jax.Array) -> jax.Array:
+    """Tokens that the network knows, with room for any that follows them."""
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         raise ShapeError(f"expected tokens (N, L) with L > 0, got {tokens.dtype}{list(tokens.shape)}")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise DtypeError(f"expected integer tokens, got {tokens.dtype}{list(tokens.shape)}")
+    if tokens.dtype.itemsize < 4:
+        tokens = tokens.astype(jnp.int32)
+    # Compiled, the table would give NaN, of which nothing shows in the tokens that follow.
+    values, rows = _known(tokens), model.table_size()
+    if values is not None and values.size and rows is not None:
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= rows:
+            raise IndexError(f"expected indices in [0, {rows - 1}], got {low if low < 0 else high}")
+    return tokens
+
+
+def _number(name: str, value: float | jax.Array) -> float | None:
+    """A number as Python's, or None where it is known at run time only."""
+    if not isinstance(value, Real) and getattr(value, "shape", None) != ():
+        raise TypeError(f"expected {name} to be a number, got {value!r}")
+    return None if isinstance(value, Tracer) else float(value)
+
+
+def _integer(name: str, value: SupportsIndex) -> int:
+    """An integer as Python's."""
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"expected {name} to be known while compiling, since the program depends on it, got {value}; name it in the "
+            "static_argnames of fb.jit"
+        )
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"expected {name} to be an int, got {value!r}") from None
+
+
+def _integers(name: str, values: Any) -> list[int]:
+    """Integers as Python's, of one or several."""
+    # An array of no dimensions counts as iterable.
+    several = isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
+    given: list[Any] = list(values) if several else [values]
+    return [_integer(name, value) for value in given]
+
+
+def _check_mask(tokens: jax.Array, attention_mask: jax.Array) -> None:
+    """Raises for a mask of another shape, and for one that is known to hide a last token, or all."""
+    padding_mask(tokens, attention_mask)
+    mask = _known(attention_mask)
+    if mask is None:
+        return
+    real = mask != 0
+    empty = np.flatnonzero(~real.any(axis=1))
+    if len(empty):
+        raise ValueError(f"expected a token in each row of attention_mask, got none in row {empty[0]}")
+    if not real[:, -1].all():
+        raise ValueError(
+            "expected padding on the left, where it keeps no token from its successor, got some on the right"
+        )
+
+
+def _check_ranges(max_new_tokens: int, temperature: float | None, top_k: int | None, top_p: float | None) -> None:
     wrong = []
     if max_new_tokens < 1:
         wrong.append(f"max_new_tokens > 0, got {max_new_tokens}")
-    if temperature < 0:
-        wrong.append(f"temperature >= 0, got {temperature}")
+    if temperature is not None and not 0 <= temperature < math.inf:
+        wrong.append(f"0 <= temperature < inf, got {temperature}")
     if top_k is not None and top_k < 1:
         wrong.append(f"top_k > 0, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         wrong.append(f"0 < top_p <= 1, got {top_p}")
-    if attention_mask is not None and _padded_right(attention_mask):
-        wrong.append("padding on the left, where it keeps no token from its successor, got some on the right")
     if wrong:
         raise ValueError(f"expected {'; '.join(wrong)}")
+
+
+def _check_length(model: Decoder, tokens: jax.Array, max_new_tokens: int) -> None:
     length = tokens.shape[1] + max_new_tokens
     if model.max_length is not None and length > model.max_length:
         raise ShapeError(
             f"expected at most {model.max_length} tokens, as many as there are positions, got {tokens.shape[1]} "
             f"and max_new_tokens={max_new_tokens}"
         )
-
-
-def _padded_right(attention_mask: jax.Array) -> bool:
-    """Whether the last token of a sequence is padding, if that is known."""
-    if isinstance(attention_mask, Tracer):
-        return False
-    return not bool(jnp.all(attention_mask[:, -1] != 0))
 
 
 class _Choice(NamedTuple):
@@ -295,7 +358,10 @@ class _Choice(NamedTuple):
         """A token for each row of `logits` `(N, V)`."""
         if self.greedy:
             return jnp.argmax(logits, axis=-1)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / self.temperature
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        # With 0 for the likeliest, the quotients have the right limit when the temperature vanishes.
+        lowest = jnp.finfo(jnp.float32).tiny
+        logits = (logits - logits.max(axis=-1, keepdims=True)) / jnp.maximum(self.temperature, lowest)
         if self.top_k is not None or self.top_p is not None:
             count = logits.shape[-1]
             likeliest = lax.top_k(logits, count if self.top_k is None else min(self.top_k, count))[0]  # (N, K)

@@ -227,6 +227,9 @@ class GPT2LMHeadModel(Pretrained, Decoder):
         x = self.transformer(tokens, attention_mask, self.cache)
         return self.lm_head(x[:, -logits_to_keep:])
 
+    def table_size(self) -> int:
+        return len(self.transformer.wte.weight)
+
     def new_cache(self, batch: int, length: int) -> KVCache:
         table = self.transformer.wte.weight
         return KVCache(len(self.transformer.h), batch, self.n_head, length, table.shape[1] // self.n_head, table.dtype)

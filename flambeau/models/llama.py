@@ -263,6 +263,9 @@ class LlamaForCausalLM(Pretrained, Decoder):
         x = self.model(tokens, attention_mask, self.cache)
         return self.lm_head(x[:, -logits_to_keep:])
 
+    def table_size(self) -> int:
+        return len(self.model.embed_tokens.weight)
+
     def new_cache(self, batch: int, length: int) -> KVCache:
         heads, size = self.model.cache_sizes
         return KVCache(len(self.model.layers), batch, heads, length, size, self.model.embed_tokens.weight.dtype)

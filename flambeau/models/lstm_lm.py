@@ -100,5 +100,8 @@ class LSTMLanguageModel(Decoder):
             x, (memory.hidden, memory.cell) = self.rnn(x, (memory.hidden, memory.cell))
         return self.decoder(self.drop(x)[:, -logits_to_keep:])
 
+    def table_size(self) -> int:
+        return len(self.encoder.weight)
+
     def new_cache(self, batch: int, length: int) -> Memory:
         return Memory(self.rnn.num_layers, batch, self.rnn.hidden_size, self.encoder.weight.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -104,6 +105,14 @@ class Block(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
+def _side(name: str, size: int) -> int:
+    """The length of the sides of a square; timm's rectangles are not taken."""
+    try:
+        return operator.index(size)
+    except TypeError:
+        raise TypeError(f"expected {name} to be an int, both sides of a square, got {size!r}") from None
+
+
 class TimmVisionTransformer(Patches):
     """A transformer over the patches of an image and a class token, whose last features a linear layer classifies.
 
@@ -129,6 +138,7 @@ class TimmVisionTransformer(Patches):
 
     Raises:
         ShapeError: the images have another size.
+        TypeError: a size is no int. Images and patches are squares, where timm takes pairs too.
         ValueError: the image size is no multiple of the patch size, or the features none of the heads.
 
     Example:
@@ -161,6 +171,7 @@ class TimmVisionTransformer(Patches):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        img_size, patch_size = _side("img_size", img_size), _side("patch_size", patch_size)
         self.set_sizes(img_size, patch_size, embed_dim)
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         dtype = self.patch_embed.proj.weight.dtype

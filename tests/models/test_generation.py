@@ -257,11 +257,20 @@ def test_half_precision() -> None:
         (
             TOKENS,
             {"temperature": -1.0, "top_k": 0, "top_p": 0.0},
-            "temperature >= 0, got -1.0; top_k > 0, got 0; 0 < top_p",
+            "0 <= temperature < inf, got -1.0; top_k > 0, got 0; 0 < top_p",
         ),
+        (TOKENS, {"temperature": float("nan")}, "temperature < inf, got nan"),
+        (TOKENS, {"temperature": jnp.inf}, "temperature < inf, got inf"),
+        (TOKENS, {"top_p": float("nan")}, "top_p <= 1, got nan"),
         (TOKENS, {"attention_mask": jnp.array([[1, 1, 0], [1, 1, 1]])}, "padding on the left"),
         (TOKENS, {"max_new_tokens": 10}, "at most 12 tokens"),
         (TOKENS, {"attention_mask": jnp.ones((2, 2))}, "of the tokens' shape"),
+        (TOKENS, {"attention_mask": [1, 1, 1]}, r"attention_mask of the tokens' shape \[2, 3\], got \[3\]"),
+        (
+            TOKENS,
+            {"attention_mask": [[1, 1, 1], [0, 0, 0]]},
+            "a token in each row of attention_mask, got none in row 1",
+        ),
     ],
 )
 def test_mistakes(tokens: jax.Array, options: dict[str, Any], message: str) -> None:
@@ -269,6 +278,110 @@ def test_mistakes(tokens: jax.Array, options: dict[str, Any], message: str) -> N
     with pytest.raises((ValueError, fb.DtypeError), match=message):
         net.generate(tokens, **{"max_new_tokens": 2, **options})
     assert net.cache is None and net.training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 2.5}, "top_k to be an int, got 2.5"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens to be an int, got 2.5"),
+        ({"max_new_tokens": None}, "max_new_tokens to be an int, got None"),
+        ({"temperature": None}, "temperature to be a number, got None"),
+        ({"temperature": [1.0, 2.0]}, r"temperature to be a number, got \[1.0, 2.0\]"),
+        ({"top_p": "0.5"}, "top_p to be a number, got '0.5'"),
+        ({"eos_token_id": 2.5}, "eos_token_id to be an int, got 2.5"),
+        ({"eos_token_id": [1, 2.5]}, "eos_token_id to be an int, got 2.5"),
+        ({"pad_token_id": 2.5}, "pad_token_id to be an int, got 2.5"),
+    ],
+)
+def test_options_of_another_type(fixed: Fixed, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        fixed.generate(TOKENS, **{"max_new_tokens": 2, **options})
+
+
+def test_numbers_of_other_libraries(fixed: Fixed) -> None:
+    def drawn(integer: Any, number: Any) -> jax.Array:
+        fb.manual_seed(4)
+        share, end, pad = number(0.75), integer(2), integer(9)
+        return fixed.generate(
+            TOKENS.tolist(), integer(5), number(0.5), integer(3), share, eos_token_id=end, pad_token_id=pad
+        )
+
+    expected = drawn(int, float)
+    np.testing.assert_array_equal(drawn(np.int64, np.float32), expected)
+    np.testing.assert_array_equal(drawn(jnp.int32, jnp.float32), expected)
+    assert fixed.generate(TOKENS, 2, jnp.float32(0)).tolist() == [[3, 1, 4, 1, 1], [1, 5, 9, 1, 1]]
+
+
+def test_a_mask_may_be_a_list() -> None:
+    net, mask = small_gpt2(), [[0, 1, 1], [1, 1, 1]]
+    sharpen(net)
+    expected = net.generate(TOKENS, 4, 0, attention_mask=jnp.array(mask))
+    np.testing.assert_array_equal(net.generate(TOKENS, 4, 0, attention_mask=mask), expected)
+    assert (expected[0] != net.generate(TOKENS, 4, 0)[0]).any()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"])
+def test_narrow_prompts(dtype: str) -> None:
+    """The tokens that follow need not fit into the prompt's dtype."""
+    last = 70_000
+    net = Fixed(jnp.zeros(last + 1).at[last].set(90.0))
+    found = net.generate(np.array([[5]], dtype), 3, eos_token_id=last, pad_token_id=300)
+    assert found.tolist() == [[5, last, 300, 300]]
+    assert found.dtype == (dtype if dtype.endswith(("32", "64")) else "int32")
+
+
+@pytest.mark.parametrize("make", DECODERS)
+@pytest.mark.parametrize("token", [-1, 30])
+def test_unknown_tokens(make: Any, token: int) -> None:
+    net = make()
+    with pytest.raises(IndexError, match=rf"^expected indices in \[0, 29\], got {token}$"):
+        net.generate(TOKENS.at[1, 2].set(token), 2)
+    assert net.cache is None and net.training
+
+
+def test_options_known_at_run_time_only() -> None:
+    """Arguments of a compiled function draw what numbers draw, down to 0; what the program depends on raises."""
+    net = small_gpt2()
+    sharpen(net)
+    write = fb.jit(lambda net, tokens, temperature, top_p: net.generate(tokens, 6, temperature, top_p=top_p))
+    for temperature, top_p in [(0.5, 0.9), (2.0, 1.0), (0.0, 1.0)]:
+        fb.manual_seed(5)
+        found = write(net, TOKENS, temperature, top_p)
+        fb.manual_seed(5)
+        np.testing.assert_array_equal(found, net.generate(TOKENS, 6, temperature, top_p=top_p))
+    assert len(write.compilations()) == 1
+    for name in ("max_new_tokens", "top_k"):
+        with pytest.raises(TypeError, match=f"expected {name} to be known while compiling.*static_argnames"):
+            fb.jit(lambda count, name=name: net.generate(TOKENS, **{"max_new_tokens": 2, name: count}))(3)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-42])
+def test_no_temperature_is_too_low(fixed: Fixed, temperature: float) -> None:
+    assert fixed.generate(TOKENS, 3, temperature)[:, 3:].tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype"), [(small_gpt2, jnp.bfloat16), (small_llama, jnp.float16), (small_lstm, jnp.bfloat16)]
+)
+def test_autocast(make: Any, dtype: Any) -> None:
+    """Keys and values that autocast lowered are kept and read; logits and tokens are those without a cache."""
+    net = make().eval()
+    sharpen(net)
+    call, tokens = fb.jit(net), jax.random.randint(jax.random.key(0), (2, 6), 0, 30)
+    with fb.autocast(dtype):
+        whole = call(tokens)
+        net.make_cache(batch=2, length=6)
+        pieces = [call(piece) for piece in jnp.split(tokens, [3, 4], axis=1)]
+        net.drop_cache()
+        found = net.generate(tokens[:, :3], 3, temperature=0)
+        scores = call(found)[:, 2:-1].astype(jnp.float32)
+    tolerance = 8 * float(jnp.finfo(dtype).eps) * float(jnp.abs(whole).max())
+    joined = jnp.concatenate(pieces, axis=1)
+    assert joined.dtype == whole.dtype == dtype
+    np.testing.assert_allclose(joined.astype(jnp.float32), whole.astype(jnp.float32), rtol=0, atol=tolerance)
+    chosen = jnp.take_along_axis(scores, found[:, 3:, None], axis=-1)[..., 0]
+    np.testing.assert_allclose(chosen, scores.max(axis=-1), rtol=0, atol=tolerance)
 
 
 def test_lstm_goes_on_where_it_ended() -> None:

@@ -180,6 +180,10 @@ def test_mistakes_of_shape() -> None:
         models.ConvVAE(image_size=12)
     with pytest.raises(ValueError, match="multiple of the patch size"):
         models.create("vit_b_16", image_size=30)
+    with pytest.raises(TypeError, match=r"expected img_size to be an int.*got \(64, 96\)"):
+        models.create("vit_tiny_patch16_224", img_size=(64, 96))
+    with pytest.raises(TypeError, match=r"expected patch_size to be an int.*got \(16, 8\)"):
+        models.create("vit_tiny_patch16_224", patch_size=(16, 8))
     with pytest.raises(ValueError, match="Bottleneck"):
         models.ResNet(models.BasicBlock, [1, 1, 1, 1], groups=2)
 
