@@ -33,7 +33,7 @@ from flambeau.core.containers import (
 from flambeau.core.frame import Frame, TupleStep, Twin, Unmade
 from flambeau.core.gradients import Gradients
 from flambeau.core.interrupts import undisturbed
-from flambeau.core.objects import fields, put_fields, same_fields
+from flambeau.core.objects import attributes, blank, fields, put_fields, same_fields
 from flambeau.core.structure import Structure, fingerprint, has_fields
 from flambeau.core.tree import MISSING, Node, Registry
 
@@ -279,7 +279,7 @@ class _Collector:
 
         def build(context: Context) -> Any:
             if template not in context.made:
-                made = context.made[template] = held.copy() if kind is np.ndarray else object.__new__(kind)
+                made = context.made[template] = held.copy() if kind is np.ndarray else blank(kind)
                 put_fields(made, contents[0](context))
             return context.made[template]
 
@@ -304,10 +304,13 @@ class _Collector:
     def _look_over(self, *things: Any) -> None:
         """Notes all that can hold something, in what the function made or changes."""
         for thing in things:
-            inside = vars(thing) if has_fields(thing) and not isinstance(thing, np.ndarray) else thing
-            if isinstance(inside, tuple) or (is_mutable(inside) and id(inside) not in self.ours):
-                self.ours.add(id(inside))
-                self._look_over(*items(inside))
+            if has_fields(thing) and not isinstance(thing, np.ndarray):
+                if id(thing) not in self.ours:
+                    self.ours.update((id(thing), id(getattr(thing, "__dict__", thing))))
+                    self._look_over(*attributes(thing).values())
+            elif isinstance(thing, tuple) or (is_mutable(thing) and id(thing) not in self.ours):
+                self.ours.add(id(thing))
+                self._look_over(*items(thing))
 
     def _gradients(self, gradients: Gradients) -> Build:
         self.recipe.append((Gradients, tuple(gradients), tuple(map(self._place, gradients.owners().values()))))

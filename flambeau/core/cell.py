@@ -22,6 +22,7 @@ from jax.core import Tracer
 from flambeau._errors import DtypeError, ShapeError, StateError
 from flambeau.core import raw
 from flambeau.core.dtypes import canonical_dtype
+from flambeau.core.objects import slots_of
 from flambeau.core.placement import read_device
 
 if TYPE_CHECKING:
@@ -218,8 +219,15 @@ class Cell:
         return self.get()[index]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
-        twin = self._like(copy(self.get()))
-        memo[id(self)] = twin
+        value = self.get()
+        twin = memo[id(self)] = self._like(copy(value)) if isinstance(value, jax.Array) else self._without_value()
+        return twin
+
+    def _without_value(self) -> Cell:
+        """A copy on the meta device, where this one is too: no frame has to know of it, for there is no array."""
+        twin = object.__new__(type(self))
+        for name in slots_of(type(self)):
+            setattr(twin, name, getattr(self, name))
         return twin
 
     def __reduce__(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copylib
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -45,6 +46,13 @@ class Gradients(dict[str, Any]):
 
     def copy(self) -> Gradients:
         return Gradients(self.items(), self.owners())
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Gradients:
+        """Of the same parameters, or of their copies, if they were copied before as parts of the same thing."""
+        owners = {name: memo.get(id(parameter), parameter) for name, parameter in self.owners().items()}
+        return Gradients(((name, copylib.deepcopy(gradient, memo)) for name, gradient in self.items()), owners)
 
     def __reduce__(self) -> Any:
         return Gradients, (tuple(self.items()),)

@@ -23,6 +23,7 @@ from flambeau.core.location import locate, settle
 from flambeau.core.mistakes import check_keywords, missing_forward, no_child
 from flambeau.core.suggest import suggestion
 from flambeau.core.transaction import transaction
+from flambeau.core.tree import Node
 
 __all__ = ["Module"]
 
@@ -77,6 +78,10 @@ class Module(ConversionMethods):
         if running.frame is None and (running.meta or kwargs.get("device") == "meta"):
             return _without_values(cls, args, kwargs)
         return super().__new__(cls)
+
+    @classmethod
+    def _bare(cls) -> Self:
+        return Node.__new__(cls)  # also under `init_empty`, where `__new__` runs the whole constructor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not self.call_super_init and (args or kwargs):

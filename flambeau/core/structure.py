@@ -18,11 +18,13 @@ import numpy as np
 
 from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter, clock, running
 from flambeau.core.containers import ObservedList, is_mutable, items
-from flambeau.core.objects import fields, same_fields
+from flambeau.core.objects import attributes, fields, has_plain_fields, same_fields
 from flambeau.core.tree import Node
 
 __all__ = ["Structure", "container_spec", "fingerprint", "has_fields", "nodes_inside", "signature"]
 
+# JAX keeps things for itself in the attributes of these.
+_OF_JAX = (jax.sharding.Mesh, jax.sharding.AbstractMesh, jax.sharding.Sharding, jax.Device)
 _BY_VALUE = (int, bool, str, bytes, type(None), np.dtype, type(Ellipsis), slice, range)
 _DEEPEST = 12  # nested objects in a static attribute; what lies deeper is told apart by identity
 
@@ -61,6 +63,8 @@ def fingerprint(value: Any, watched: list[Any] | None = None, depth: int = 0) ->
     if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, Cell, jax.Array)):
         return _Same(value)
     deeper = functools.partial(fingerprint, watched=watched, depth=depth + 1)
+    if isinstance(value, _OF_JAX):
+        return (kind, value)
     if isinstance(value, tuple):
         return (kind, *map(deeper, value))
     if isinstance(value, np.ndarray):
@@ -72,9 +76,9 @@ def fingerprint(value: Any, watched: list[Any] | None = None, depth: int = 0) ->
         return (kind, _Same(value.__func__), _Same(value.__self__))
     if is_mutable(value):
         return _of_container(value, deeper, watched) if depth < _DEEPEST else _Same(value)
-    if _has_plain_fields(kind) and depth < _DEEPEST:
+    if has_fields(value) and depth < _DEEPEST:
         _watch(value, watched)
-        return (kind, *((name, deeper(field)) for name, field in vars(value).items()))
+        return (kind, *((name, deeper(field)) for name, field in attributes(value).items()))
     if kind.__hash__ is None:
         return _Same(value)
     return (kind, value)
@@ -96,15 +100,7 @@ def _watch(value: Any, watched: list[Any] | None) -> None:
 
 def has_fields(value: Any) -> bool:
     """Whether it is a mutable object that is taken by what it holds; containers aside."""
-    return isinstance(value, np.ndarray) or _has_plain_fields(type(value))
-
-
-@functools.cache
-def _has_plain_fields(kind: type) -> bool:
-    """Whether all that an object of this class is lies in its `__dict__`, and it is compared by identity or by its fields."""
-    pure = all(base is object or (base.__flags__ & (1 << 9) and "__slots__" not in vars(base)) for base in kind.__mro__)
-    by_fields = kind.__hash__ is object.__hash__ or kind.__hash__ is None
-    return pure and by_fields and not issubclass(kind, Node)
+    return isinstance(value, np.ndarray) or (has_plain_fields(type(value)) and not isinstance(value, Node))
 
 
 def signature(array: Any) -> tuple[Any, ...]:

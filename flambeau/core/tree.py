@@ -12,10 +12,12 @@ Every change of these funnels through this file, which moves the structure's clo
 
 from __future__ import annotations
 
+import functools
+import inspect
 import types
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -25,6 +27,7 @@ from flambeau._errors import StateError
 from flambeau.core import raw
 from flambeau.core.cell import Cell, clock, copy, keeping_dtype, owner_of, running, tracer_write
 from flambeau.core.containers import holds_arrays, is_mutable
+from flambeau.core.objects import slots_of
 
 __all__ = ["Node", "Registry", "is_container"]
 
@@ -113,7 +116,37 @@ class _MissingError(AttributeError):
         return node._missing_attribute(self.name)
 
 
-_MissingError.__module__, _MissingError.__qualname__ = "builtins", "AttributeError"  # as which tracebacks show it
+_MissingError.__module__ = "builtins"  # as which tracebacks and messages show it
+_MissingError.__qualname__ = _MissingError.__name__ = "AttributeError"
+
+
+def _bare(kind: type[Node]) -> Node:
+    """A node of the class, before its constructor: what a copy begins with."""
+    return kind._bare()
+
+
+class _CachedProperty(functools.cached_property):
+    """What a `functools.cached_property` in the class of a node becomes: an attribute that is written when it is first read.
+
+    The original writes past `__setattr__`, where no transform could see it, and would keep tracers there.
+    """
+
+    def __get__(self, node: Any, owner: Any = None) -> Any:
+        name = self.attrname
+        if node is None or name is None:
+            return self
+        found = node._find(name)
+        if found is not MISSING:
+            return found
+        value = self.func(node)
+        if isinstance(value, (Node, Cell)):  # as an attribute it would be registered
+            return node.__dict__.setdefault(name, value)
+        try:
+            raw.refuse(name)
+            setattr(node, name, value)
+        except StateError:  # under a raw transform of JAX, whose values must not stay: each trace computes its own
+            return value
+        return getattr(node, name)
 
 
 class Node:
@@ -138,6 +171,24 @@ class Node:
         else:
             raw.note_creation(node)
         return node
+
+    @classmethod
+    def _bare(cls) -> Self:
+        return cls.__new__(cls)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if slots := slots_of(cls):
+            raise TypeError(
+                f"{cls.__name__}: attributes in slots ({', '.join(slots)}) would not be seen by the transforms, which carry "
+                f"state; leave `__slots__` out"
+            )
+        bases = [base for base in reversed(cls.__mro__) if base is cls or not issubclass(base, Node)]
+        for name, value in [item for base in bases for item in vars(base).items()]:
+            if type(value) is functools.cached_property and inspect.getattr_static(cls, name) is value:
+                own = _CachedProperty(value.func)
+                own.__set_name__(cls, name)
+                setattr(cls, name, own)
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
@@ -288,6 +339,11 @@ class Node:
         if registry is None:
             registry = self.__dict__[name] = Registry(self)
         return registry
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self).__reduce__ is not object.__reduce__:
+            return super().__reduce_ex__(protocol)
+        return _bare, (type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "_below"}

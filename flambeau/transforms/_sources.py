@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dis
 import functools
+import operator
 import types
 from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any
 
 from flambeau.core.cell import Cell
+from flambeau.core.objects import attributes
 from flambeau.core.structure import Structure
 from flambeau.core.tree import Node
 
@@ -77,7 +79,7 @@ def direct_sources(function: Any, *, start: Any = None) -> list[Source]:
 
 def functions_of(nodes: Collection[Node]) -> Iterator[Any]:
     """The functions that nodes bring along: methods of their classes, hooks, and functions kept in attributes."""
-    for kind in {type(node) for node in nodes}:
+    for kind in dict.fromkeys(type(node) for node in nodes):  # in an order that equal structures share
         yield from _methods(kind)
     for node in nodes:
         yield from (value for _, value in node._statics() if isinstance(value, _CALLABLES))
@@ -137,8 +139,10 @@ def _of_object(thing: Any) -> Iterator[tuple[Step, Any]]:
         yield from ((_item(i), value) for i, value in enumerate(thing))
     elif hasattr(thing, "__wrapped__"):
         yield (lambda wrapper: wrapper.__wrapped__), thing.__wrapped__
-    elif not isinstance(thing, (type, types.ModuleType)) and hasattr(thing, "__dict__"):
-        yield from ((_attribute(name), value) for name, value in list(vars(thing).items()))
+    elif not isinstance(thing, (type, types.ModuleType)):
+        inside = getattr(thing, "__dict__", {})
+        for name, value in attributes(thing).items():
+            yield _attribute(name) if name in inside else operator.attrgetter(name), value
 
 
 def _of_function(function: types.FunctionType) -> Iterator[tuple[Hashable, Step, Any]]:

@@ -39,9 +39,10 @@ class Traced(NamedTuple):
     outcome: Outcome
     changes: tuple[Hashable, ...]  # what its effects are, for comparison
     reads: list[tuple[int, str, Hashable]]  # node index, name and spec of each container whose contents it depends on
-    # What another run would find other than this one did, besides the values of cells and of the containers that it reads
-    # (which are the last arrays that come out): what changed, by name, or nothing.
+    # What another run would find other than this one did, besides the values of cells and of the containers that it reads:
+    # what changed, by name, or nothing.
     restless: str
+    held: int  # how many arrays these containers hold afterwards, which are the last ones that come out
 
 
 def trace(
@@ -84,8 +85,9 @@ def trace(
         restless = _restless(lasts) if repeats or lasting else ""
         inputs = [*cells, *(value for held in containers for value in held), *arrays]
         outcome, outs, collector = collect(frame, result, structure, inputs, numbers=numbers)
-        found.extend((outcome, collector.changes, places, restless, [spec for spec, _ in left]))
-        return [*outs, *(value for _, held in left for value in held)]
+        held = [value for _, values in left for value in values]
+        found.extend((outcome, collector.changes, places, restless, [spec for spec, _ in left], len(held)))
+        return [*outs, *held]
 
     values = [value_of(cell) for cell in structure.cells]
     for value in values:
@@ -93,12 +95,12 @@ def trace(
             raise StateError(no_value(value))
     # Not `jax.jit(pure).trace`, which does not say what the tracers are that `pure` has from a trace around this one.
     closed = jax.make_jaxpr(lambda *inputs: frame.run(lambda: pure(*inputs)))(values, contents, arrays)
-    outcome, changes, places, restless, left = found
+    outcome, changes, places, restless, left, held = found
     bound = [(i, name, _contents(structure.nodes[i], name, structure)[0]) for i, name in places]
     for (i, name, before), after in zip(bound, left, strict=False):
         if before != after:
             restless = restless or f"{type(structure.nodes[i]).__name__}.{name}"
-    return Traced(closed, outcome, changes, bound, restless)
+    return Traced(closed, outcome, changes, bound, restless, held)
 
 
 def container(node: Node, name: str) -> Any:

@@ -319,7 +319,7 @@ class _While:
         outs = block.evaluate(*block.values(), *block.contents(), *self.arrays)
         block.write(outs)
         block.apply(outs)
-        first = len(outs) - len(block.contents()) - len(self.arrays)
+        first = len(outs) - block.traced.held - len(self.arrays)
         self.arrays = list(outs[first : first + len(self.arrays)])
         return outs[first - 1]
 

@@ -24,6 +24,7 @@ from flambeau.core import hidden, raw
 from flambeau.core.autocast import settings
 from flambeau.core.capture import making
 from flambeau.core.cell import Cell, clock, copy, running, writing
+from flambeau.core.collector import uncollected
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
 from flambeau.core.interrupts import undisturbed
@@ -59,7 +60,8 @@ class Jitted(Generic[P, R]):
         self._has_statics = bool(statics or static_names)
         self._donate = donate
         self._captures: list[Source] | None = None  # looked for at the first call, when the globals are all there
-        self._followed: set[Any] = set()  # the methods and hooks whose captures are among them
+        self._further: dict[Any, list[Source]] = {}  # those of methods and hooks, where nodes bring these along
+        self._sources: list[Source] = []  # all of them
         self._programs: dict[Hashable, list[Program]] = {}
         self._calls: dict[Hashable, Call] = {}
         self._last: Call | None = None  # the last call, if it can be recognised at a glance
@@ -82,7 +84,7 @@ class Jitted(Generic[P, R]):
         key = (
             treedef,
             tuple([key_of(type(leaf))(leaf) for leaf in leaves]),
-            tuple([id(source.find((self._fun, *statics))) for source in self._captures]) if self._captures else (),
+            self._found(statics) if self._sources else (),
             tuple([fingerprint(static) for static in statics]) if statics else (),
             settings(),
         )
@@ -122,7 +124,7 @@ class Jitted(Generic[P, R]):
     def latest(self) -> tuple[Call | None, list[Any]]:
         """The last call that is remembered, and the nodes that the function captures now."""
         call = next(reversed(self._calls.values()), None)
-        return call, [source.find((self._fun,)) for source in self._captures or ()]
+        return call, [source.find((self._fun,)) for source in self._sources]
 
     # -- finding the program --------------------------------------------------------------------------------------------
 
@@ -148,7 +150,7 @@ class Jitted(Generic[P, R]):
         positions = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, (Node, Cell))]
         call.arrays_at = positions
         call.under_raw = any(isinstance(leaf, Tracer) for leaf in leaves)
-        key = (*key[:2], tuple(map(id, captured)), *key[3:])
+        key = (*key[:2], self._found(statics), *key[3:])
         if call.program.foreign:
             return call
         if not (captured or statics or call.program.reads or call.structure.watched or call.under_raw):
@@ -174,16 +176,18 @@ class Jitted(Generic[P, R]):
             arguments = Arguments(args, kwargs)
             if self._captures is None:
                 self._captures = direct_sources(self._fun)
+                self._sources.extend(self._captures)
             reads: list[tuple[Node, str]] = []
+            further: dict[Source, None] = {}
             while True:
-                captured = [source.find((self._fun, *statics)) for source in self._captures]
+                captured = [source.find((self._fun, *statics)) for source in (*self._captures, *further)]
                 roots = [*arguments.nodes, *(node for node in captured if node is not None)]
                 if running.frame is not None:
                     for root in (*roots, global_hooks):
                         if isinstance(root, Node):
                             running.frame.require(root)
                 structure = Structure([*roots, global_hooks])
-                if self._follow(functions_of(structure.nodes)):
+                if self._follow(functions_of(structure.nodes), further):
                     continue
                 key = (
                     arguments.key,
@@ -208,22 +212,30 @@ class Jitted(Generic[P, R]):
                         raise
                     self._bind(unbound, statics, structure, reads)
                     continue
-                if self._follow(functions_of(frame.created_nodes.values())):
-                    continue  # a module that was made inside names others, which have to be bound too
+                inside = dict(further)
+                if self._follow(functions_of(frame.created_nodes.values()), inside):
+                    # A module that was made inside names others, which have to be bound from the start.
+                    self._captures.extend(source for source in inside if source not in further)
+                    continue
                 if not program.foreign:
                     self._watch.compiled(key, structure, len(known) + 1, program.reads)
                     self._programs.setdefault(key, []).append(program)
                 return Call(program, structure), captured
 
-    def _follow(self, functions: Iterable[Any]) -> bool:
+    def _follow(self, functions: Iterable[Any], further: dict[Source, None]) -> bool:
         """Adds the nodes that functions of the bound nodes name to those captured; says whether there are more now."""
         assert self._captures is not None
-        before = len(self._captures)
+        before = len(further)
         for function in functions:
-            if function not in self._followed:
-                self._followed.add(function)
-                self._captures.extend(direct_sources(function, start=function))
-        return len(self._captures) > before
+            if function not in self._further:
+                self._further[function] = direct_sources(function, start=function)
+                self._sources.extend(self._further[function])
+            further.update(dict.fromkeys(source for source in self._further[function] if source not in self._captures))
+        return len(further) > before
+
+    def _found(self, statics: tuple[Any, ...]) -> tuple[int, ...]:
+        """What any call captured so far, as it is now. By that a call is remembered, which itself may need less."""
+        return tuple([id(source.find((self._fun, *statics))) for source in self._sources])
 
     def _bind(self, unbound: Unbound, statics: Any, structure: Structure, reads: list[tuple[Node, str]]) -> None:
         """Notes what a trace met that it had not bound, for the next try."""
@@ -236,7 +248,9 @@ class Jitted(Generic[P, R]):
             raise StateError(f"{self._name}: state that was bound was not found again; this is a mistake in flambeau")
         else:
             assert self._captures is not None
-            self._captures.append(find_source((self._fun, *statics), what))
+            source = find_source((self._fun, *statics), what)
+            self._captures.append(source)
+            self._sources.append(source)
 
     def _compile(
         self, frame: Frame, arguments: Arguments, statics: Any, structure: Structure, reads: list[Any]
@@ -247,7 +261,7 @@ class Jitted(Generic[P, R]):
             args, kwargs = self._join(*arguments.rebuild(arrays), statics)
             return function(*args, **kwargs)
 
-        return self._program(trace(call, frame, structure, reads, arguments.arrays), structure)
+        return uncollected(lambda: self._program(trace(call, frame, structure, reads, arguments.arrays), structure))
 
     def _program(self, traced: Traced, structure: Structure) -> Program:
         """The flat compiled function: the cells that it overwrites are apart, to be donated; unused ones are left out."""
@@ -296,7 +310,7 @@ class Jitted(Generic[P, R]):
                 outs = self._run_and_write(call, containers, arrays)
             return plain(outs)
         with undisturbed(), writing:
-            outs = self._run_and_write(call, containers, arrays)
+            outs = uncollected(lambda: self._run_and_write(call, containers, arrays))
             call.ran = True
             return call.program.outcome.apply(call.context(outs)) if plain is None else plain(outs)
 

@@ -232,7 +232,7 @@ class _Scan:
 
     def parts(self, outs: Any, block: Block) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]:
         """What comes out of a step: written cells, arrays for effects, the carry, the y, contents of containers."""
-        stops = [len(block.written), len(self.arrays), self.y.num_leaves, len(block.contents())]
+        stops = [len(block.written), len(self.arrays), self.y.num_leaves, block.traced.held]
         ends = len(outs) - sum(stops[1:])
         places = [0, stops[0], ends, ends + stops[1], ends + stops[1] + stops[2], len(outs)]
         written, effects, carry, ys, held = (list(outs[a:b]) for a, b in zip(places, places[1:], strict=False))

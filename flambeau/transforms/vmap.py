@@ -118,10 +118,14 @@ class _Mapped:
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
         self.axes = [None if isinstance(leaf, (Node, Cell)) else axis for leaf, axis in zip(leaves, axes, strict=True)]
-        self.cells: dict[Cell, int] = {}
+        self.cells: dict[Cell, int] = {}  # those of modules that are mapped
+        self.nodes: set[int] = set()
+        self.added: set[int] = set()  # what modules that are not mapped have now, and had not before
         for leaf, axis in zip(leaves, axes, strict=True):
             if axis is not None and isinstance(leaf, (Node, Cell)):
-                self.cells.update((cell, axis) for cell in Structure([leaf]).cells)
+                structure = Structure([leaf])
+                self.cells.update((cell, axis) for cell in structure.cells)
+                self.nodes.update(structure.node_index)
         self.size = self._size()
         self.frame = _LaneFrame(randomness)
         self.carried = Carried(self.frame)
@@ -157,7 +161,7 @@ class _Mapped:
             self.frame.lane = lane
             self.frame.bind(self.cells, cells)
             results: list[Any] = []
-            state = self.carried.run(lambda: results.append(self._call(arrays)))
+            state = self.carried.run(lambda: results.append(self._call_and_look(arrays)))
             groups = self._groups(state, lane)
             leaves, treedef = jax.tree.flatten(results[0])
             axes = axes_of("out_axes", out_axes, results[0])
@@ -188,6 +192,15 @@ class _Mapped:
         ]
         return jax.tree.unflatten(treedef, made)
 
+    def _call_and_look(self, arrays: list[Any]) -> Any:
+        result = self._call(arrays)
+        here = self.frame.registries.values()
+        registries = [
+            registry for registry, node, _ in here if not self.frame.created(node) and id(node) not in self.nodes
+        ]
+        self.added = {id(each) for registry in registries for each in registry.values()}
+        return result
+
     def _call(self, arrays: list[Any]) -> Any:
         given = iter(arrays)
         leaves = [leaf if axis is None else next(given) for leaf, axis in zip(self.leaves, self.axes, strict=True)]
@@ -206,7 +219,7 @@ class _Mapped:
     def _group(self, cell: Cell | None, value: Any, depends: bool) -> Any:
         if cell in self.cells:
             return functools.partial(jnp.moveaxis, source=0, destination=self.cells[cell])
-        if cell is not None and self.frame.created(cell):
+        if cell is not None and self.frame.created(cell) and id(cell) not in self.added:
             return _itself
         if isinstance(cell, Key):
             if self.randomness == "error":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import jax
@@ -77,6 +78,27 @@ def test_parameters_are_tied() -> None:
         "head.weight",
         "head.twin",
     ]
+
+
+def test_copies_have_no_values_either_and_get_the_same() -> None:
+    """Also those that a constructor makes of a layer that it is given; a real module stays real."""
+
+    def make() -> Any:
+        fb.manual_seed(0)
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2)
+
+    real = nn.Linear(2, 2)
+    with fb.init_empty():
+        net, twin = make(), copy.deepcopy(real)
+    np.testing.assert_array_equal(twin.weight, real.weight)
+    with pytest.raises(fb.StateError, match="on the meta device"):
+        copy.deepcopy(net).layers[0](jnp.ones((1, 3, 4)))
+    fb.manual_seed(0)
+    net.materialize()
+    for name, value in make().state_dict().items():
+        np.testing.assert_allclose(net.state_dict()[name], value, rtol=1e-6, err_msg=name)
+    layers = net.layers
+    assert layers[0].linear1.get_parameter("weight") is not layers[1].linear1.get_parameter("weight")
 
 
 def test_a_single_layer_by_its_device() -> None:

@@ -295,7 +295,7 @@ def test_what_there_is_instead() -> None:
     ):
         with pytest.raises(AttributeError) as caught:
             call()
-        assert message in str(caught.value)
+        assert message in str(caught.value) and type(caught.value).__name__ == "AttributeError"
 
 
 @program

@@ -73,6 +73,8 @@ FEATURES = {
     "trace": "self.trace = []",
     "history": "self.history = [jnp.array([0.3, 0.4])]",
     "seen": 'self.seen = {"a": jnp.array([0.5, 0.6]), "inner": {}}',
+    "fresh": "self.fresh = {}",
+    "window": "self.window = collections.deque(maxlen=2)",
     "state": "self.state = (jnp.array([0.0, 0.1]), jnp.ones(2))",
     "pair": 'self.pair = Pair(jnp.ones(2), "name")',
     "nested": "self.nested = [[], [jnp.array([0.7, 0.8])]]",
@@ -178,6 +180,13 @@ kept = {m}.history; kept.append({e})
 {m}.seen.pop("a", None)
 v = v + {m}.seen["a"]
 v = v + 0.1 * sum(jnp.sum(item) for item in {m}.seen.values() if isinstance(item, jax.Array))
+{m}.fresh["l"] = {e}
+{m}.fresh["l"] = {m}.fresh.get("l", 1.0) * {e}
+{m}.fresh[f"{{len({m}.fresh)}}"] = {e}
+v = v + 0.1 * len({m}.fresh)
+{m}.window.append({e})
+v = v + 0.1 * sum(jnp.sum(item) for item in {m}.window)
+v = v + 0.1 * len({m}.trace)
 {m}.state = ({e}, v)
 {m}.state = ({m}.state[1], {e})
 {m}.state = ({m}.state[0], [{e}])

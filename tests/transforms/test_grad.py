@@ -5,6 +5,7 @@ They are number 5 of the design. Nesting with `fb.jit` is in `test_nesting.py`, 
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -68,10 +69,13 @@ def test_gradients_know_their_parameters() -> None:
     for name, parameter in net.named_parameters():
         assert gradients.parameter(name) is (parameter if parameter.requires_grad else None)
     assert [p for p, _ in gradients.by_parameter()] == [p for p in net.parameters() if p.requires_grad]
-    for other in (jax.tree.map(lambda g: 2 * g, gradients), gradients.copy()):
+    copies = gradients.copy(), copy.copy(gradients), copy.deepcopy(gradients)
+    for other in (jax.tree.map(lambda g: 2 * g, gradients), *copies):
         assert type(other) is fb.Gradients and list(other) == list(gradients)
         assert other.parameter("head.bias") is net.head.get_parameter("bias")
     assert dict(pickle.loads(pickle.dumps(gradients))).keys() == gradients.keys()
+    twin, of_twin = copy.deepcopy((net, gradients))
+    assert of_twin.parameter("head.bias") is twin.head.get_parameter("bias")
 
 
 def test_an_optimizer_finds_its_own() -> None:

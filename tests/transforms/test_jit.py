@@ -166,6 +166,22 @@ def test_globals_are_read_fresh(make: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert make() is forward_of_a_global or NET.mean.tolist() == X.mean(0).tolist()
 
 
+def test_a_global_that_a_method_names_counts_for_modules_with_that_method_alone() -> None:
+    @fb.jit
+    def step(net: Net, x: Any) -> Any:
+        return net(x)
+
+    def use() -> None:
+        net = Net()
+        same(step(net, X), 2 * X)
+        net.calling = Calling()
+        same(step(net, X), 2 * X)
+        same(step(net, X), 2 * X)
+
+    compiles(2, use)
+    compiles(0, use)
+
+
 def test_state_far_inside_is_found() -> None:
     class Plain:
         def __init__(self) -> None:
@@ -268,3 +284,25 @@ def test_a_method_is_compiled() -> None:
         model = Model(scale)
         same(compiles(count, lambda model=model: model.step(X)), scale * X)
         same(model.mean, X.mean(0))
+
+
+def test_the_collector_rests_while_there_is_a_trace_and_no_longer() -> None:
+    seen: list[bool] = []
+
+    @fb.jit
+    def double(net: Any, x: Any) -> Any:
+        seen.append(gc.isenabled())
+        return net(2 * x)
+
+    net = nn.Linear(3, 2)
+    double(net, jnp.ones((1, 3), jnp.float32))
+    assert seen == [False] and gc.isenabled()
+    with pytest.raises(fb.ShapeError):
+        double(net, jnp.ones((1, 4), jnp.float32))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        double(net, jnp.ones((2, 3), jnp.float32))
+        assert not gc.isenabled()  # as somebody wanted it
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 from typing import Any
 
@@ -127,6 +128,60 @@ def test_a_step_that_never_settles_is_right_and_warns_once() -> None:
         total, _ = fb.scan(step, jnp.zeros(3), jnp.ones((5, 3)))
     same(total, jnp.full(3, 15.0))
     assert net.calls == 5
+
+
+CONTAINERS = {
+    "a dict": ({}, lambda held, x: held.update(last=10 * x)),
+    "a dict that grows": ({"a": jnp.ones(3)}, lambda held, x: held.update({str(len(held)): 10 * x})),
+    "a deque": (collections.deque(maxlen=2), lambda held, x: held.append(10 * x)),
+    "a list that is read": ([], lambda held, x: held.append((len(held) + 10) * x)),
+    "a dict in a dict": ({"n": 3, "inner": {}}, lambda held, x: held["inner"].update(last=10 * x)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::flambeau.RecompilationWarning")
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_container_that_a_step_fills(kind: str, compiled: bool) -> None:
+    """What it holds at first has other arrays than what it holds then."""
+
+    def after(scan: Any) -> Any:
+        empty, fill = CONTAINERS[kind]
+        observer = Observer(holds=False)
+        net: Any = nn.Module()
+        net.held = copy.deepcopy(empty)
+
+        def step(carry: Any, x: Any) -> Any:
+            fill(net.held, x)
+            return (carry[0] + x, carry[1] * x), 2 * x
+
+        def run() -> Any:
+            return scan(step, (jnp.zeros(3), jnp.ones(3)), XS[:, 0])
+
+        results = (fb.jit(run) if compiled and scan is fb.scan else run)()
+        return observer.result(results), observer.state(net, fb.default_generator)
+
+    def python(step: Any, carry: Any, xs: Any) -> Any:
+        ys = []
+        for x in xs:
+            carry, y = step(carry, x)
+            ys.append(y)
+        return carry, jnp.stack(ys)
+
+    assert_same(after(python), after(fb.scan))
+
+
+@pytest.mark.filterwarnings("ignore::flambeau.RecompilationWarning")
+def test_a_while_loop_whose_body_fills_a_list() -> None:
+    net: Any = nn.Module()
+    net.seen = []
+
+    def body(total: Any) -> Any:
+        net.seen.append(total)
+        return total + len(net.seen)
+
+    same(fb.while_loop(lambda total: total < 5, body, jnp.zeros(())), 6.0)
+    same(jnp.stack(net.seen), [0.0, 1.0, 3.0])
 
 
 def test_no_steps_change_nothing() -> None:
