@@ -75,7 +75,7 @@ def _reason(old: tuple[Any, ...] | None, new: tuple[Any, ...], holder: str) -> s
     if arguments:
         return _other_arguments(old[0], new[0])
     if captured:
-        return "a module that is closed over is there, or no longer"
+        return "another number of modules is closed over"
     if statics:
         return "a static argument is another"
     if structure:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import operator
 import types
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from typing import Any
 
 from flambeau.core.cell import Cell
@@ -23,6 +24,8 @@ __all__ = ["Source", "direct_sources", "find_source", "functions_of"]
 _CALLABLES = (types.FunctionType, types.MethodType, functools.partial)
 _DEEPEST = 6
 _MOST = 20_000  # objects looked at, before one gives up
+_COUNTED = 1_000  # things in a list, dict or object that are looked at in each call
+_DEFAULT = object()  # marks the slots of default arguments
 _PACKAGE = __name__.split(".")[0]
 
 Step = Callable[[Any], Any]
@@ -33,14 +36,22 @@ class Source:
 
     Args:
         start: another function to start from, such as the `forward` of an argument's class.
+        holders: after which steps there is a list, a dict or an object that other nodes may join later.
     """
 
-    __slots__ = ("node", "start", "steps")
+    __slots__ = ("holders", "node", "start", "steps")
 
-    def __init__(self, steps: tuple[Step, ...], node: Node | Cell | None = None, start: Any = None) -> None:
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        node: Node | Cell | None = None,
+        start: Any = None,
+        holders: tuple[int, ...] = (),
+    ) -> None:
         self.steps = steps
         self.node = node
         self.start = start
+        self.holders = holders
 
     def find(self, roots: tuple[Any, ...]) -> Node | Cell | None:
         """The node that the way leads to now, or None if it has come to an end."""
@@ -54,11 +65,39 @@ class Source:
             return None
         return found if isinstance(found, (Node, Cell)) else None
 
+    def census(self, roots: tuple[Any, ...]) -> tuple[int, ...]:
+        """How many nodes there are now in each of the holders on the way."""
+        if not self.holders:
+            return ()
+        found: Any = roots if self.start is None else (self.start,)
+        counts = []
+        try:
+            for number, step in enumerate(self.steps):
+                found = step(found)
+                if number in self.holders:
+                    held = itertools.islice(_held(found), _COUNTED)
+                    counts.append(sum(isinstance(item, (Node, Cell)) for item in held))
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            pass
+        return tuple(counts)
+
+
+def _held(thing: Any) -> Iterable[Any]:
+    """What may come and go in a list, a dict or an object."""
+    return thing if isinstance(thing, list) else (thing if isinstance(thing, dict) else attributes(thing)).values()
+
+
+def _is_holder(thing: Any) -> bool:
+    if isinstance(thing, (type, types.ModuleType, Node, Cell, *_CALLABLES)):
+        return False
+    return isinstance(thing, (list, dict)) or hasattr(thing, "__dict__")
+
 
 def direct_sources(function: Any, *, start: Any = None) -> list[Source]:
     """The ways to the nodes that a function names itself: in its closure, its globals, and helpers of its own file.
 
-    These are bound from the start: a trace would notice a read of their arrays, but not one of a static attribute.
+    These are bound from the start: a trace would notice a read of their arrays, but not one of a static attribute. Where a
+    name stands for None, or for an empty list or dict, a node may come later.
     """
     home = getattr(function, "__module__", None)
     queue: list[tuple[Any, tuple[Step, ...]]] = [(function, (_item(0),))]
@@ -72,6 +111,10 @@ def direct_sources(function: Any, *, start: Any = None) -> list[Source]:
             if isinstance(inner, (Node, Cell)):
                 # Two names of one module are two ways: either may be bound to another one later.
                 found.setdefault(slot, Source((*steps, step), start=start))
+            elif inner is None or (isinstance(inner, (list, dict)) and not inner):
+                if not (isinstance(slot, tuple) and _DEFAULT in slot):  # what most defaults are, and stay
+                    holders = () if inner is None else (len(steps),)
+                    found.setdefault(slot, Source((*steps, step), start=start, holders=holders))
             elif isinstance(inner, _CALLABLES) and len(steps) < _DEEPEST and getattr(inner, "__module__", home) == home:
                 queue.append((inner, (*steps, step)))
     return list(found.values())
@@ -97,17 +140,19 @@ def _methods(kind: type) -> list[Any]:
 
 def find_source(roots: tuple[Any, ...], wanted: Node | Cell) -> Source:
     """The shortest way from the function, or a static argument of it, to a node that is or holds `wanted`."""
-    queue: list[tuple[Any, tuple[Step, ...]]] = [(root, (_item(i),)) for i, root in enumerate(roots)]
+    queue: list[tuple[Any, Source]] = [(root, Source((_item(i),))) for i, root in enumerate(roots)]
     seen: set[int] = set()
-    for thing, steps in queue:  # it grows while we go: breadth first
+    for thing, source in queue:  # it grows while we go: breadth first
         if isinstance(thing, (Node, Cell)):
             if thing is wanted or (isinstance(thing, Node) and _holds(thing, wanted)):
-                return Source(steps)
+                return source
             continue
+        steps = source.steps
         if len(steps) > _DEEPEST or id(thing) in seen or len(queue) > _MOST:
             continue
         seen.add(id(thing))
-        queue.extend((inner, (*steps, step)) for _, step, inner in _reachable(thing))
+        holders = (*source.holders, len(steps) - 1) if _is_holder(thing) else source.holders
+        queue.extend((inner, Source((*steps, step), holders=holders)) for _, step, inner in _reachable(thing))
     return Source((), wanted)
 
 
@@ -162,7 +207,7 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[Hashable, Step,
         else:
             yield (id(function.__globals__), name), _global(name), value
     for i, value in enumerate(function.__defaults__ or ()):
-        yield (id(function), i), (lambda f, i=i: f.__defaults__[i]), value
+        yield (id(function), _DEFAULT, i), (lambda f, i=i: f.__defaults__[i]), value
     if hasattr(function, "__wrapped__"):
         yield id(function), (lambda f: f.__wrapped__), function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 

@@ -182,6 +182,44 @@ def test_a_global_that_a_method_names_counts_for_modules_with_that_method_alone(
     compiles(0, use)
 
 
+def test_modules_that_join_later_are_found() -> None:
+    """In the lists, dicts and objects that a function closes over, empty ones and names of nothing among them."""
+
+    class Box:
+        first: Any = None
+        second: Any = None
+
+    nets: list[Any] = [Net()]
+    deep: Any = {"nets": [Net()]}
+    box, empty, named = Box(), [], {}
+    box.first = Net()
+    last: Any = None
+
+    @fb.jit
+    def step(x: Any) -> Any:
+        for net in (*nets, *deep["nets"], *empty, *named.values(), box.first, box.second, last):
+            x = x if net is None else net(x)
+        return x
+
+    factor = 8.0
+    same(step(X), factor * X)
+    for add in (
+        lambda net: nets.append(net),
+        lambda net: deep["nets"].append(net),
+        lambda net: empty.append(net),
+        lambda net: named.update(net=net),
+        lambda net: setattr(box, "second", net),
+    ):
+        add(Net(3.0))
+        factor *= 3
+        same(step(X), factor * X)
+        same(compiles(0, lambda: step(X)), factor * X)
+    last = Net(5.0)
+    same(step(X), 5 * factor * X)
+    nets.pop()
+    same(step(X), 5 * factor / 3 * X)
+
+
 def test_state_far_inside_is_found() -> None:
     class Plain:
         def __init__(self) -> None:
