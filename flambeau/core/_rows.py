@@ -8,7 +8,6 @@ results XLA does not look into.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from jax import lax
 __all__ = ["rows", "stack"]
 
 Arrays = Sequence[jax.Array]
+_AT_ONCE = 8  # rows
 
 
 def rows(arrays: Arrays) -> list[Arrays]:
@@ -33,7 +33,7 @@ def stack(columns: Sequence[Arrays]) -> list[jax.Array]:
 
     In reverse mode the rows of derivatives are taken apart as `rows` does it.
     """
-    return [jnp.stack(list(column)) for column in columns]
+    return [_stacked(column) for column in columns]
 
 
 @stack.defjvp
@@ -42,27 +42,49 @@ def _(primals: Any, tangents: Any) -> tuple[list[jax.Array], list[Any]]:
     numbers = _numbers(len(columns[0])) if columns else []
     exact = [not jnp.issubdtype(column[0].dtype, jnp.inexact) for column in columns]
     pairs = zip(exact, changes, strict=True)
-    return stack(columns), [jnp.stack(list(change)) if plain else _written(change, numbers) for plain, change in pairs]
+    return stack(columns), [_stacked(change) if plain else _written(change, numbers) for plain, change in pairs]
 
 
-@jax.jit
+def _stacked(rows: Arrays) -> jax.Array:
+    """One after the other along their first axis, which needs no other form of each row as `jnp.stack` does."""
+    if rows[0].ndim == 0:
+        return jnp.stack(list(rows))
+    return lax.concatenate(rows, 0).reshape(len(rows), *rows[0].shape)  # (N * A, ...) -> (N, A, ...)
+
+
 def _written(rows: Arrays, numbers: Arrays) -> jax.Array:
     """An array with these rows, at these numbers, as a sum: in reverse mode each row is just taken from what comes back.
 
     Written into one array, one after the other, each would be taken from a copy in which those after it are zero.
     """
-    zeros = jnp.zeros((len(rows), *rows[0].shape), rows[0].dtype)
+    parts = [_alone(*group, count=len(rows)) for group in zip(_grouped(rows), _grouped(numbers), strict=True)]
+    return functools.reduce(lax.add, parts)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _alone(rows: Arrays, numbers: Arrays, count: int) -> jax.Array:
+    """A sum of arrays with `count` rows, each of which has one of these and zeros besides."""
+    zeros = jnp.zeros((count, *rows[0].shape), rows[0].dtype)
     alone = [
         lax.dynamic_update_index_in_dim(zeros, row, number, 0, allow_negative_indices=False)
         for row, number in zip(rows, numbers, strict=True)
     ]
-    return functools.reduce(operator.add, alone)
+    return functools.reduce(lax.add, alone)
+
+
+def _taken(array: jax.Array, numbers: Arrays) -> Arrays:
+    """The rows of these numbers."""
+    return [row for group in _grouped(numbers) for row in _some(array, group)]
 
 
 @jax.jit
-def _taken(array: jax.Array, numbers: Arrays) -> Arrays:
-    """The rows of these numbers."""
+def _some(array: jax.Array, numbers: Arrays) -> Arrays:
     return [lax.dynamic_index_in_dim(array, i, keepdims=False, allow_negative_indices=False) for i in numbers]
+
+
+def _grouped(things: Arrays) -> list[Arrays]:
+    """Groups that are alike, so that JAX traces, differentiates and lowers one program for all of a shape."""
+    return [things[i : i + _AT_ONCE] for i in range(0, len(things), _AT_ONCE)]
 
 
 def _numbers(count: int) -> list[Any]:
