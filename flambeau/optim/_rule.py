@@ -16,10 +16,16 @@ from flambeau.core.structure import fingerprint
 __all__ = ["Layout", "Recipe", "Rule", "Slot", "compute", "compute_compiled"]
 
 
+_AT_ONCE = 8  # parameters
+
+
 class Slot(str):
     """The name of a parameter in the tree that optax sees; its class tells it from any other key in a state."""
 
     __slots__ = ()
+
+
+Tree = dict[Slot, Any]  # of parameters, or of arrays in their places
 
 
 class Recipe(NamedTuple):
@@ -69,7 +75,7 @@ class Rule:
     def __hash__(self) -> int:
         return hash(self.key)
 
-    def build(self, numbers: dict[str, Any], params: dict[Slot, Any]) -> optax.GradientTransformationExtraArgs:
+    def build(self, numbers: dict[str, Any], params: Tree) -> optax.GradientTransformationExtraArgs:
         """The transformation, with the numeric options in the precision that suits the parameters."""
         made = self.recipe.transformation
         if not isinstance(made, optax.GradientTransformation):
@@ -78,7 +84,7 @@ class Rule:
             raise TypeError(f"expected a function that makes an optax transformation, it made a {type(made).__name__}")
         return optax.with_extra_args_support(made)
 
-    def init(self, numbers: dict[str, Any], params: dict[Slot, Any]) -> tuple[Layout, list[Any]]:
+    def init(self, numbers: dict[str, Any], params: Tree) -> tuple[Layout, list[Any]]:
         """The first state, as its layout and its leaves."""
         state = self.build(numbers, params).init(params)
         found, treedef = jax.tree_util.tree_flatten_with_path(state)
@@ -101,30 +107,78 @@ def _part(key: Any) -> Any:
 def compute(
     rule: Rule,
     numbers: dict[str, Any],
-    params: Sequence[dict[Slot, Any]],
-    grads: Sequence[dict[Slot, Any]],
+    params: Sequence[Tree],
+    grads: Sequence[Tree],
     states: Sequence[Any],
     extra: dict[str, Any],
-) -> tuple[list[dict[Slot, Any]], list[Any]]:
+) -> tuple[list[Tree], list[Any]]:
     """The new parameters and states of several sets of parameters. Each array keeps its dtype.
 
     Options are float64 while JAX runs with x64, and take the precision of the parameters; those of less than 32 bits are
     updated in float32, and rounded once at the end.
     """
-    new_params, new_states = [], []
-    for old, grad, state in zip(params, grads, states, strict=True):
-        wide = {slot: _widened(array) for slot, array in old.items()}
-        grad = {slot: _widened(array) for slot, array in grad.items()}
-        updates, new = rule.build(numbers, old).update(grad, state, wide, **extra)
-        new_params.append(jax.tree.map(lambda p, w, u: _like(p, w + u), old, wide, updates))
-        new_states.append(jax.tree.map(_like, state, new))
-    return new_params, new_states
+    update = _update_alike if rule.recipe.independent else _update
+    found = [update(rule, numbers, *each, extra) for each in zip(params, grads, states, strict=True)]
+    return [new for new, _ in found], [state for _, state in found]
+
+
+def _update(rule: Rule, numbers: Any, params: Tree, grads: Tree, state: Any, extra: Any) -> tuple[Tree, Any]:
+    wide = {slot: _widened(array) for slot, array in params.items()}
+    grads = {slot: _widened(array) for slot, array in grads.items()}
+    updates, new = rule.build(numbers, params).update(grads, state, wide, **extra)
+    return jax.tree.map(lambda p, w, u: _like(p, w + u), params, wide, updates), jax.tree.map(_like, state, new)
+
+
+_update_group = functools.partial(jax.jit, static_argnums=0)(_update)
+
+
+def _update_alike(rule: Rule, numbers: Any, params: Tree, grads: Tree, state: Any, extra: Any) -> tuple[Tree, Any]:
+    """The same for independent parameters, in groups that are alike: JAX traces and lowers one update for all of them."""
+    groups, parts = _alike(params), []
+    for group in groups:
+        given = ({Slot(i): tree[slot] for i, slot in enumerate(group)} for tree in (params, grads))
+        parts.append(_update_group(rule, numbers, *given, _of_group(state, group), extra))
+    new = {slot: part[Slot(i)] for group, (part, _) in zip(groups, parts, strict=True) for i, slot in enumerate(group)}
+    return new, _joined([state for _, state in parts], groups)
+
+
+def _alike(params: Tree) -> list[list[Slot]]:
+    """Their names, a few of the same shape and dtype together."""
+    kinds: dict[Hashable, list[Slot]] = {}
+    for slot, array in params.items():
+        kinds.setdefault((array.shape, array.dtype), []).append(slot)
+    return [slots[i : i + _AT_ONCE] for slots in kinds.values() for i in range(0, len(slots), _AT_ONCE)]
+
+
+def _of_group(state: Any, group: Sequence[Slot]) -> Any:
+    """The state of a group: what is by parameter of these alone, by their numbers; and what all have in common."""
+
+    def part(held: Any) -> Any:
+        return {Slot(i): held[slot] for i, slot in enumerate(group) if slot in held} if _is_by_slot(held) else held
+
+    return jax.tree.map(part, state, is_leaf=_is_by_slot)
+
+
+def _joined(states: Sequence[Any], groups: Sequence[Sequence[Slot]]) -> Any:
+    """The state of all, from that of the groups. What they have in common is the same for each."""
+
+    def whole(*parts: Any) -> Any:
+        if not _is_by_slot(parts[0]):
+            return parts[0]
+        named = ((held, Slot(i), slot) for held, group in zip(parts, groups, strict=True) for i, slot in enumerate(group))
+        return {slot: held[number] for held, number, slot in named if number in held}
+
+    return jax.tree.map(whole, *states, is_leaf=_is_by_slot)
+
+
+def _is_by_slot(held: Any) -> bool:
+    return isinstance(held, dict) and all(isinstance(key, Slot) for key in held)
 
 
 compute_compiled = functools.partial(jax.jit, static_argnums=0)(compute)
 
 
-def _precision(params: dict[Slot, Any]) -> Any:
+def _precision(params: Tree) -> Any:
     """The widest dtype among the parameters, and at least float32."""
     dtypes = {array.dtype for array in params.values()}
     return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))

@@ -268,10 +268,10 @@ class Jitted(Generic[P, R]):
     def _program(self, traced: Traced, structure: Structure) -> Program:
         """The flat compiled function: the cells that it overwrites are apart, to be donated; unused ones are left out."""
         closed, outcome = traced.closed, traced.outcome
-        invars, count = closed.jaxpr.invars, len(structure.cells)
+        invars, in_avals, count = closed.jaxpr.invars, closed.in_avals, len(structure.cells)
         used = {id(var) for eqn in closed.eqns for var in eqn.invars} | {id(var) for var in closed.jaxpr.outvars}
         same = [
-            (closed.in_avals[i].shape, closed.in_avals[i].dtype) == (out.shape, out.dtype)
+            (in_avals[i].shape, in_avals[i].dtype) == (out.shape, out.dtype)
             for i, out in zip(outcome.written, closed.out_avals, strict=False)
         ]
         overwritten = {i for i, fits in zip(outcome.written, same, strict=True) if fits} if self._donate else set()
