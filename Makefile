@@ -55,7 +55,7 @@ bench: $(call with,torch) $(call with,bench)
 	for each in $(BENCH); do $(RUN) benchmarks/$$each.py $(ARGS) || exit; done
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .jax_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.with-%: pyproject.toml | $(VENV)/.made

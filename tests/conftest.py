@@ -1,7 +1,8 @@
 """What holds for every test.
 
 64-bit types are on, so that parity with torch can be checked in float64; `test_docs.py` turns them off again for the
-examples that users read. XLA's optimizations are off, and the default generator begins anew.
+examples that users read. XLA's optimizations are off, and the default generator begins anew. What was compiled once is kept
+in `.jax_cache`, where the other workers and the next run find it: `make clean` removes that.
 
 Which tests need torch is found here and nowhere else. A test that compares with torch says so in one of two ways,
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,10 +29,12 @@ import jax
 import pytest
 
 from flambeau.core.random import manual_seed
+from flambeau.transforms.compilation_cache import compilation_cache
 
 jax.config.update("jax_enable_x64", True)
 # Most of the time goes into compiling what runs once, and how well the result is optimized is not what is tested.
 jax.config.update("jax_disable_most_optimizations", True)
+compilation_cache(Path(__file__).parents[1] / ".jax_cache")
 
 # The first call of a jitted function compiles: an example may take seconds once and microseconds ever after.
 hypothesis.settings.register_profile("local", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

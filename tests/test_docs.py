@@ -29,9 +29,12 @@ IMPORTS_TORCH = re.compile(r"^\s*(import|from) torch\b", re.MULTILINE)
 @pytest.fixture(autouse=True)
 def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    cache = jax.config.values["jax_compilation_cache_dir"]
     with jax.enable_x64(False):
         fb.manual_seed(9_041)
         yield
+    if jax.config.values["jax_compilation_cache_dir"] != cache:  # an example showed how to choose another
+        fb.compilation_cache(cache)
 
 
 def python_blocks(page: Path) -> list[str]:

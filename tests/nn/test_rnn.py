@@ -167,15 +167,16 @@ def test_large_batches(name: str) -> None:
         ]
         return sum(jnp.sum(output**2) for output in outputs), outputs[: len(sequences)]
 
-    (_, whole), grads = fb.value_and_grad(loss, has_aux=True)(net, sequences)
+    (_, whole), grads = fb.jit(fb.value_and_grad(loss, has_aux=True))(net, sequences)
+    call = fb.jit(net)
     for output, sequence in zip(whole, sequences, strict=True):
-        np.testing.assert_allclose(output, net(jnp.asarray(sequence))[0], rtol=1e-12)
+        np.testing.assert_allclose(output, call(jnp.asarray(sequence))[0], rtol=1e-12)
 
     def one_by_one(net: Any, sequences: list[Any]) -> Any:
         alone = [jnp.sum(net(jnp.asarray(sequence))[0] ** 2) for sequence in sequences]
         return sum(alone) + 9 * alone[0]
 
-    for key, expected in fb.grad(one_by_one)(net, sequences).items():
+    for key, expected in fb.jit(fb.grad(one_by_one))(net, sequences).items():
         np.testing.assert_allclose(grads[key], expected, rtol=1e-9)
 
 

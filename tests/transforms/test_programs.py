@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -254,6 +254,15 @@ def check_gradients(program: Program, call: Call) -> None:
 
 def _direction(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.cos(len(name) + ord(name[0]) + np.arange(np.prod(shape))).reshape(shape)
+
+
+@pytest.fixture(autouse=True)
+def keeping_nothing() -> Iterator[None]:
+    """What random programs compile is no use to the next run."""
+    seconds = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 @pytest.mark.parametrize("shard", range(-(-PROGRAMS // SHARD)))
