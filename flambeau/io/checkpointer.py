@@ -243,19 +243,21 @@ class Checkpointer:
         for name, thing in state.items():
             here.update(_arrays_of(_state_of(thing), name))
             here.update(_parameters_of(thing, name))
-        args = self._orbax.args
+        args, arrays = self._orbax.args, {}
         try:
-            items = {_REST: args.JsonRestore()}
-            specs = dict(self._manager.item_metadata(step).get(_ARRAYS) or {})
+            rest = self._part(step, _REST, args.JsonRestore())
+            # Not orbax's own notes of them, which tell of their shardings too, and cannot be read where JAX had no name for one.
+            specs = dict(_specs(list(rest.values())))
             places = {name: _place(name, spec, here) for name, spec in specs.items()}
             if specs:
                 wanted = {name: _wanted(spec, places[name]) for name, spec in specs.items()}
-                items[_ARRAYS] = args.StandardRestore(wanted)
-            found = dict(self._manager.restore(step, args=args.Composite(**items)))
-            arrays = found.get(_ARRAYS, {})
-            return found[_REST], {name: _at(name, value, places[name]) for name, value in arrays.items()}
+                arrays = self._part(step, _ARRAYS, args.StandardRestore(wanted))
+            return rest, {name: _at(name, value, places[name]) for name, value in arrays.items()}
         except (BadFileError, OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"step {step} of {self.directory} cannot be read: {error}") from error
+
+    def _part(self, step: int, name: str, how: Any) -> dict[str, Any]:
+        return self._manager.restore(step, args=self._orbax.args.Composite(**{name: how}))[name]
 
     # -- looking --------------------------------------------------------------------------------------------------------
 
@@ -448,7 +450,7 @@ def _encode(value: Any, path: str, arrays: dict[str, Any]) -> Any:
         while path in arrays:  # a key with a slash in it
             path += "'"
         arrays[path] = value
-        return {"$array": path}
+        return {"$array": [path, list(value.shape), str(value.dtype)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, complex):
@@ -471,6 +473,28 @@ def _encode(value: Any, path: str, arrays: dict[str, Any]) -> Any:
     )
 
 
+class _Spec(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def _specs(value: Any) -> Iterator[tuple[str, _Spec]]:
+    """What arrays there are, by the paths that they are saved under."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _specs(item)
+    elif isinstance(value, dict):
+        ((kind, held),) = value.items()
+        if kind == "$array":
+            yield held[0], _Spec(tuple(held[1]), jnp.dtype(held[2]))
+        elif kind == "$key":
+            yield from _specs(held[1])
+        elif kind == "$tuple":
+            yield from _specs(held)
+        elif kind == "$dict":
+            yield from _specs([item for _, item in held])
+
+
 def _decode(value: Any, arrays: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
         return [_decode(item, arrays) for item in value]
@@ -478,7 +502,7 @@ def _decode(value: Any, arrays: Mapping[str, Any]) -> Any:
         return value
     ((kind, held),) = value.items()
     if kind == "$array":
-        return arrays[held]
+        return arrays[held[0]]
     if kind == "$empty":
         return jnp.zeros(held[0], held[1])
     if kind == "$key":
