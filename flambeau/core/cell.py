@@ -23,7 +23,7 @@ from flambeau._errors import DtypeError, ShapeError, StateError
 from flambeau.core import raw
 from flambeau.core.dtypes import canonical_dtype
 from flambeau.core.objects import slots_of
-from flambeau.core.placement import read_device
+from flambeau.core.placement import mesh_of, read_device
 
 if TYPE_CHECKING:
     from flambeau.core.frame import Frame, Journal
@@ -143,10 +143,10 @@ class Cell:
         self._replace(value, exposed)
 
     def _replace(self, value: Any, exposed: bool) -> None:
-        """Puts a concrete value in place, and moves the structure's clock if it has another shape or dtype."""
+        """Puts a concrete value in place, and moves the structure's clock if it has another shape, dtype or mesh."""
         clock.gathered = {}
         old = self._value
-        if old is None or old.shape != value.shape or old.dtype != value.dtype:
+        if old is None or old.shape != value.shape or old.dtype != value.dtype or mesh_of(old) != mesh_of(value):
             clock.tick()
         self._value = value
         self._exposed = exposed

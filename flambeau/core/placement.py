@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from flambeau.core.dtypes import canonical_dtype
 
-__all__ = ["placed_like", "placement_of", "read_device", "read_to"]
+__all__ = ["mesh_of", "placed_like", "placement_of", "read_device", "read_to"]
 
 
 def read_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -45,6 +45,12 @@ def read_device(device: Any) -> Any:
         return device
     platform, _, index = device.partition(":")
     return jax.devices({"cuda": "gpu"}.get(platform, platform))[int(index or 0)]
+
+
+def mesh_of(array: Any) -> Any:
+    """The abstract mesh that JAX traces an array with, if it lies on a mesh; what was traced on one is no program for another."""
+    mesh = getattr(getattr(getattr(array, "aval", None), "sharding", None), "mesh", None)
+    return None if mesh is None or mesh.empty else mesh
 
 
 def placement_of(array: Any) -> jax.sharding.Sharding | None:

@@ -19,6 +19,7 @@ import numpy as np
 from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter, clock, running
 from flambeau.core.containers import ObservedList, is_mutable, items
 from flambeau.core.objects import attributes, fields, has_plain_fields, same_fields
+from flambeau.core.placement import mesh_of
 from flambeau.core.tree import Node
 
 __all__ = ["Structure", "container_spec", "fingerprint", "has_fields", "nodes_inside", "signature"]
@@ -106,7 +107,7 @@ def has_fields(value: Any) -> bool:
 def signature(array: Any) -> tuple[Any, ...]:
     """What must agree for an array argument to go into a function compiled for another one."""
     if isinstance(array, (jax.Array, np.ndarray, np.generic)):
-        return array.shape, array.dtype, getattr(array, "weak_type", False)
+        return array.shape, array.dtype, getattr(array, "weak_type", False), mesh_of(array)
     return (type(array),)
 
 
@@ -167,7 +168,7 @@ class Structure:
         self.cell_index[cell] = len(self.cells)
         self.cells.append(cell)
         value = cell.peek()
-        return (type(cell), cell.trainable, getattr(value, "shape", None), value.dtype)
+        return (type(cell), cell.trainable, getattr(value, "shape", None), value.dtype, mesh_of(value))
 
     def _visit_node(self, node: Node, watched: list[Any]) -> Hashable:
         index = self.node_index.get(id(node))

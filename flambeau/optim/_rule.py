@@ -165,7 +165,9 @@ def _joined(states: Sequence[Any], groups: Sequence[Sequence[Slot]]) -> Any:
     def whole(*parts: Any) -> Any:
         if not _is_by_slot(parts[0]):
             return parts[0]
-        named = ((held, Slot(i), slot) for held, group in zip(parts, groups, strict=True) for i, slot in enumerate(group))
+        named = (
+            (held, Slot(i), slot) for held, group in zip(parts, groups, strict=True) for i, slot in enumerate(group)
+        )
         return {slot: held[number] for held, number, slot in named if number in held}
 
     return jax.tree.map(whole, *states, is_leaf=_is_by_slot)

@@ -96,9 +96,9 @@ def _other_arguments(old: Any, new: Any) -> str:
 
 
 def _array(signature: Any) -> str:
-    if isinstance(signature, tuple) and len(signature) == 3:
-        shape, dtype, weak = signature
-        return f"{dtype}{list(shape)}" + (" of a Python number" if weak else "")
+    if isinstance(signature, tuple) and len(signature) == 4:
+        shape, dtype, weak, mesh = signature
+        return f"{dtype}{list(shape)}" + (" of a Python number" if weak else "") + (f" on {mesh}" if mesh else "")
     return str(signature[0].__name__ if isinstance(signature, tuple) else signature)
 
 

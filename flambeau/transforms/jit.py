@@ -356,7 +356,7 @@ class Jitted(Generic[P, R]):
 
 def _write(call: Call, outs: list[Any], kept: list[Any]) -> None:
     """Puts the new values of cells in place; twice is the same as once."""
-    if call.program.reshapes:
+    if call.program.reshapes or not call.ran:  # the first values may come to another mesh
         for cell, value in zip(call.written, outs, strict=False):
             cell._replace(value, False)
     elif call.written:

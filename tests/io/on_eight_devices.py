@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
@@ -186,6 +187,29 @@ def test_a_new_run_goes_on_in_another_layout(
         assert getattr(wanted, "sharding", None) == places[name], name
     assert asked.keys() == values.keys()
     goes_on(run, after)
+
+
+def test_a_step_leaves_everything_on_its_mesh() -> None:
+    """By the names of its axes, also where the same step ran on another mesh before."""
+    for layout in ("eight", "four", "eight", "four, other axes"):
+        run = Run(layout, seed=0)
+        meshes = {run.net[0].weight.sharding.mesh}
+        for _ in range(2):
+            run.step()
+        assert {array.sharding.mesh for array in run.arrays().values()} == meshes
+
+
+def test_a_checkpoint_of_shardings_without_a_name(tmp_path: Path) -> None:
+    """What JAX gives where a program that was traced on one mesh runs on another."""
+    doubled = jax.make_jaxpr(jax.jit(lambda x: 2 * x))(Run("four", seed=0).net[0].weight)
+    weight = Run("eight", seed=0).net[0].weight
+    (unnamed,) = jax.jit(jax.extend.core.jaxpr_as_fun(doubled))(weight)
+    assert not isinstance(unnamed.sharding, NamedSharding)
+    with fb.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(1, {"weight": unnamed})
+        restored = checkpoints.restore()
+    assert restored is not None
+    np.testing.assert_array_equal(restored.values["weight"], 2 * weight)
 
 
 def test_a_run_that_has_begun_keeps_its_layout(saved: Callable[[str], Saved]) -> None:
