@@ -193,10 +193,10 @@ def test_a_step_leaves_everything_on_its_mesh() -> None:
     """By the names of its axes, also where the same step ran on another mesh before."""
     for layout in ("eight", "four", "eight", "four, other axes"):
         run = Run(layout, seed=0)
-        meshes = {run.net[0].weight.sharding.mesh}
+        mesh = getattr(run.net[0].weight.sharding, "mesh")  # noqa: B009
         for _ in range(2):
             run.step()
-        assert {array.sharding.mesh for array in run.arrays().values()} == meshes
+        assert {getattr(array.sharding, "mesh", None) for array in run.arrays().values()} == {mesh}
 
 
 def test_a_checkpoint_of_shardings_without_a_name(tmp_path: Path) -> None:
