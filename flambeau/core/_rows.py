@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["rows", "stack"]
+__all__ = ["grouped", "rows", "stack"]
+
+T = TypeVar("T")
 
 Arrays = Sequence[jax.Array]
-_AT_ONCE = 8  # rows
+_AT_ONCE = 8
 
 
 def rows(arrays: Arrays) -> list[Arrays]:
@@ -57,7 +59,7 @@ def _written(rows: Arrays, numbers: Arrays) -> jax.Array:
 
     Written into one array, one after the other, each would be taken from a copy in which those after it are zero.
     """
-    parts = [_alone(*group, count=len(rows)) for group in zip(_grouped(rows), _grouped(numbers), strict=True)]
+    parts = [_alone(*group, count=len(rows)) for group in zip(grouped(rows), grouped(numbers), strict=True)]
     return functools.reduce(lax.add, parts)
 
 
@@ -74,7 +76,7 @@ def _alone(rows: Arrays, numbers: Arrays, count: int) -> jax.Array:
 
 def _taken(array: jax.Array, numbers: Arrays) -> Arrays:
     """The rows of these numbers."""
-    return [row for group in _grouped(numbers) for row in _some(array, group)]
+    return [row for group in grouped(numbers) for row in _some(array, group)]
 
 
 @jax.jit
@@ -82,8 +84,8 @@ def _some(array: jax.Array, numbers: Arrays) -> Arrays:
     return [lax.dynamic_index_in_dim(array, i, keepdims=False, allow_negative_indices=False) for i in numbers]
 
 
-def _grouped(things: Arrays) -> list[Arrays]:
-    """Groups that are alike, so that JAX traces, differentiates and lowers one program for all of a shape."""
+def grouped(things: Sequence[T]) -> list[Sequence[T]]:
+    """Groups of equal size, but for the last: JAX traces, differentiates and lowers one program for all that are alike."""
     return [things[i : i + _AT_ONCE] for i in range(0, len(things), _AT_ONCE)]
 
 

@@ -11,12 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from flambeau.core._rows import grouped
 from flambeau.core.structure import fingerprint
 
 __all__ = ["Layout", "Recipe", "Rule", "Slot", "compute", "compute_compiled"]
-
-
-_AT_ONCE = 8  # parameters
 
 
 class Slot(str):
@@ -142,12 +140,12 @@ def _update_alike(rule: Rule, numbers: Any, params: Tree, grads: Tree, state: An
     return new, _joined([state for _, state in parts], groups)
 
 
-def _alike(params: Tree) -> list[list[Slot]]:
+def _alike(params: Tree) -> list[Sequence[Slot]]:
     """Their names, a few of the same shape and dtype together."""
     kinds: dict[Hashable, list[Slot]] = {}
     for slot, array in params.items():
         kinds.setdefault((array.shape, array.dtype), []).append(slot)
-    return [slots[i : i + _AT_ONCE] for slots in kinds.values() for i in range(0, len(slots), _AT_ONCE)]
+    return [group for slots in kinds.values() for group in grouped(slots)]
 
 
 def _of_group(state: Any, group: Sequence[Slot]) -> Any:

@@ -55,31 +55,23 @@ class Source:
 
     def find(self, roots: tuple[Any, ...]) -> Node | Cell | None:
         """The node that the way leads to now, or None if it has come to an end."""
-        if self.node is not None:
-            return self.node
-        found: Any = roots if self.start is None else (self.start,)
-        try:
-            for step in self.steps:
-                found = step(found)
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-            return None
-        return found if isinstance(found, (Node, Cell)) else None
+        return self.look(roots)[0]
 
-    def census(self, roots: tuple[Any, ...]) -> tuple[int, ...]:
-        """How many nodes there are now in each of the holders on the way."""
-        if not self.holders:
-            return ()
+    def look(self, roots: tuple[Any, ...]) -> tuple[Node | Cell | None, tuple[int, ...]]:
+        """The node that the way leads to now, if any, and how many nodes there are in each of the holders on the way."""
+        if self.node is not None:
+            return self.node, ()
         found: Any = roots if self.start is None else (self.start,)
-        counts = []
+        counts: tuple[int, ...] = ()
         try:
             for number, step in enumerate(self.steps):
                 found = step(found)
                 if number in self.holders:
                     held = itertools.islice(_held(found), _COUNTED)
-                    counts.append(sum(isinstance(item, (Node, Cell)) for item in held))
+                    counts = (*counts, sum(isinstance(item, (Node, Cell)) for item in held))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-            pass
-        return tuple(counts)
+            return None, counts
+        return (found if isinstance(found, (Node, Cell)) else None), counts
 
 
 def _held(thing: Any) -> Iterable[Any]:

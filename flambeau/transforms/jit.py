@@ -180,8 +180,8 @@ class Jitted(Generic[P, R]):
             reads: list[tuple[Node, str]] = []
             further: dict[Source, None] = {}
             while True:
-                sources, reach = (*self._captures, *further), (self._fun, *statics)
-                captured = [source.find(reach) for source in sources]
+                looked = [source.look((self._fun, *statics)) for source in (*self._captures, *further)]
+                captured = [node for node, _ in looked]
                 roots = [*arguments.nodes, *(node for node in captured if node is not None)]
                 if running.frame is not None:
                     for root in (*roots, global_hooks):
@@ -192,7 +192,7 @@ class Jitted(Generic[P, R]):
                     continue
                 key = (
                     arguments.key,
-                    tuple((node is not None, *s.census(reach)) for node, s in zip(captured, sources, strict=True)),
+                    tuple((node is not None, *counts) for node, counts in looked),
                     tuple(map(fingerprint, statics)),
                     structure.key,
                     settings(),
@@ -236,8 +236,8 @@ class Jitted(Generic[P, R]):
 
     def _found(self, statics: tuple[Any, ...]) -> tuple[Hashable, ...]:
         """What any call captured so far, as it is now. By that a call is remembered, which itself may need less."""
-        reach = (self._fun, *statics)
-        return tuple([(id(s.find(reach)), s.census(reach)) if s.holders else id(s.find(reach)) for s in self._sources])
+        looked = [source.look((self._fun, *statics)) for source in self._sources]
+        return tuple([(id(node), counts) for node, counts in looked])
 
     def _bind(self, unbound: Unbound, statics: Any, structure: Structure, reads: list[tuple[Node, str]]) -> None:
         """Notes what a trace met that it had not bound, for the next try."""
