@@ -82,7 +82,8 @@ class Outcome(NamedTuple):
     written: list[int]  # indices of the cells whose new values are the first arrays
     effects: list[Effect]
     result: Build
-    plain: Callable[[Sequence[Any]], Any] | None = None  # the result from the arrays alone, where that is all there is
+    # The result from the arrays behind those of the written cells, where there is nothing else to do.
+    plain: Callable[[Sequence[Any]], Any] | None = None
 
     def apply(self, context: Context) -> Any:
         """Makes the changes, other than to written cells, and gives the result."""
@@ -216,15 +217,18 @@ class _Collector:
         builds = [self.encode(leaf, numbers=numbers) for leaf in jax.tree.leaves(value)]
         return lambda context: jax.tree.unflatten(treedef, [build(context) for build in builds])
 
-    def plain_result(self, value: Any) -> Callable[[Sequence[Any]], Any] | None:
-        """JAX's own unflattening, which is faster, of a result that holds nothing but arrays; None of any other."""
+    def plain_result(self, value: Any, written: int) -> Callable[[Sequence[Any]], Any] | None:
+        """JAX's own unflattening, which is faster, of a result that holds nothing but arrays; None of any other.
+
+        It takes the arrays that come after those of `written` cells.
+        """
         # A container that a module was given too is one object for both.
         leaves, treedef = jax.tree.flatten(
             value, is_leaf=lambda part: isinstance(part, Gradients) or id(part) in self.new
         )
         if self.frame.twin_values or not all(isinstance(leaf, jax.Array) for leaf in leaves):
             return None
-        start = len(self.arrays)
+        start = len(self.arrays) - written
         stop = start + len([self.emit(leaf) for leaf in leaves])
         if leaves and jax.tree_util.treedef_is_leaf(treedef):
             return itemgetter(start)
@@ -526,11 +530,12 @@ def collect(
         collector.emit(frame.values[cell], for_cell=True)
     effects = collector.effects()
     collector.changes = tuple(collector.recipe)
-    plain = collector.plain_result(result)
+    count = len(written)
+    plain = collector.plain_result(result, count)
     if plain is None:
         outcome = Outcome(written, effects, collector.encode(result, numbers=numbers))
     else:
-        outcome = Outcome(written, effects, lambda context: plain(context.outs), None if effects else plain)
+        outcome = Outcome(written, effects, lambda context: plain(context.outs[count:]), None if effects else plain)
     return outcome, collector.arrays, collector
 
 

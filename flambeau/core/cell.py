@@ -47,7 +47,7 @@ class _Clock:
     `exposures` moves whenever a cell's array comes into the user's hands, from when on it must not be donated as it is.
     """
 
-    __slots__ = ("_ticks", "exposures", "gathered", "structure")
+    __slots__ = ("_ticks", "exposures", "gathered", "pending", "structure")
 
     def __init__(self) -> None:
         self._ticks = itertools.count(1)
@@ -56,6 +56,19 @@ class _Clock:
         # The values that compiled calls gathered since the last write to any cell. A write puts a new dict in the place of
         # this one, so a thread that gathered before and adds its list after adds it to a dict that nobody looks at.
         self.gathered: dict[Any, Any] = {}
+        # What the last compiled call made of cells, (cells, values), until somebody looks at a cell: a training loop that looks
+        # at none spares itself to write them all. A list of one pair, or of none when the values have been put in place.
+        self.pending: list[tuple[list[Cell], list[Any]]] = []
+
+    def settle(self) -> None:
+        """Puts the values that are pending in place."""
+        with _settling:
+            pending = self.pending
+            for cells, values in pending:
+                for cell, value in zip(cells, values, strict=False):
+                    cell._held = value
+            # A thread whose compiled call ends now makes another list.
+            pending.clear()
 
     def tick(self) -> None:
         """Says that the structure changed; no value of the counter ever comes twice, whatever threads do."""
@@ -70,6 +83,7 @@ running = _Running()
 clock = _Clock()
 # Held from reading cells to writing what was made of them, by what must not lose another thread's write in between.
 writing = threading.RLock()
+_settling = threading.RLock()  # held for a moment only, and never while JAX computes
 
 # Which cell an array that was read from a module belongs to. Stale entries are harmless: `owner_of` checks the cell's
 # present value, so an `id` that was used again for another array is never mistaken.
@@ -79,9 +93,9 @@ _owners: weakref.WeakValueDictionary[int, Cell] = weakref.WeakValueDictionary()
 class Cell:
     """A mutable slot that holds one array."""
 
-    __slots__ = ("__weakref__", "_exposed", "_value")
+    __slots__ = ("__weakref__", "_exposed", "_held")
 
-    _value: Any
+    _held: Any
     _exposed: bool
     trainable = False
 
@@ -93,11 +107,23 @@ class Cell:
         _owners[id(value)] = self
         frame = running.frame
         if frame is None:
-            self._value = value
+            self._held = value
             clock.expose()
         else:
-            self._value = None
+            self._held = None
             frame.create(self, value)
+
+    @property
+    def _value(self) -> Any:
+        if clock.pending:
+            clock.settle()
+        return self._held
+
+    @_value.setter
+    def _value(self, value: Any) -> None:
+        if clock.pending:
+            clock.settle()
+        self._held = value
 
     def get(self, owner: Any = None) -> jax.Array:
         """The present value: under a transform the tracer that stands for it. `owner` is the node it was read from."""

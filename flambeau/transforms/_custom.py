@@ -27,6 +27,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from flambeau._errors import ShapeError, StateError
 from flambeau.core.cell import Parameter
+from flambeau.core.literals import as_arrays
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, container_spec, fingerprint, signature
 from flambeau.transforms._changes import changes, described, name_of_cell
@@ -119,7 +120,8 @@ class Program:
         consts = list(self.consts)
         for i, position in self.places:
             consts[i] = outer[position]
-        return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(self.jaxpr, consts))(*inputs)
+        closed = jax.extend.core.ClosedJaxpr(self.jaxpr, consts)
+        return as_arrays(jax.extend.core.jaxpr_as_fun(closed)(*inputs))
 
 
 def tracers_of(*closed: Any) -> list[Any]:
@@ -222,7 +224,7 @@ class Call(ABC):
 
     def run(self, arrays: Sequence[Any]) -> Any:
         block, count = self.block, self.programs.state
-        outs = self.derived(*block.values(), *block.contents(), *arrays, *self.outer)
+        outs = as_arrays(self.derived(*block.values(), *block.contents(), *arrays, *self.outer))
         self.programs.forget()
         # The rule says nothing about state, so to derivatives it is a constant.
         outs = [*map(lax.stop_gradient, outs[:count]), *outs[count:]]

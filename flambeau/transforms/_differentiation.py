@@ -12,6 +12,7 @@ from flambeau._errors import DtypeError, StateError
 from flambeau.core.cell import Cell, Parameter, running
 from flambeau.core.frame import Frame
 from flambeau.core.gradients import Gradients
+from flambeau.core.literals import as_arrays
 from flambeau.core.meta import Meta, no_value
 from flambeau.core.module import Module
 from flambeau.transforms._trace import Carried
@@ -157,7 +158,7 @@ class Differentiated:
 
     def gradients(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """Values for the inputs, as the caller has them."""
-        return tuple(target.gradients(value) for target, value in zip(self.targets, values, strict=True))
+        return tuple(target.gradients(value) for target, value in zip(self.targets, as_arrays(values), strict=True))
 
     def tangents(self, given: Sequence[Any]) -> list[Any]:
         if len(given) != len(self.targets):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
+import operator
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
-from flambeau.core.autocast import settings
 from flambeau.core.capture import Context, Outcome
 from flambeau.core.cell import Cell, clock, running
 from flambeau.core.gradients import Gradients
@@ -20,13 +19,23 @@ from flambeau.core.structure import Structure, container_spec, signature
 from flambeau.core.tree import Node
 from flambeau.transforms._trace import container
 
-__all__ = ["Arguments", "Call", "Program", "key_of"]
+__all__ = ["Arguments", "Call", "OtherSettings", "Program", "key_of"]
+
+
+_call: Any = operator.call
+
+
+class OtherSettings(Exception):
+    """JAX's options are not those that a program was traced under."""
 
 
 class Program(NamedTuple):
     """One compiled function, for all nodes of one structure."""
 
-    run: Any  # donates the cells that it overwrites
+    name: str
+    # From the values of the cells that it donates, of those that it keeps, the arrays of containers and those of arguments,
+    # to the values of written cells, and other arrays.
+    run: Any
     inside: Any  # the same function without donation, for use under other transforms
     donated: list[int]  # indices of the cells that it overwrites in place
     kept: list[int]  # indices of the cells that it only reads
@@ -34,7 +43,7 @@ class Program(NamedTuple):
     outcome: Outcome
     changes: tuple[Hashable, ...]  # what else it changes, in words
     reshapes: bool  # whether a cell gets another shape or dtype
-    rolls: bool  # whether the first arrays that come out are the ones to donate at the next call
+    rolls: bool  # whether the values that it gives cells are those that it overwrites at the next call
     foreign: bool  # whether it holds tracers of a trace around it, and so serves this one call only
 
 
@@ -42,15 +51,24 @@ class Call:
     """A program bound to the nodes of one call: flat lists, ready to go."""
 
     __slots__ = (
+        "_autocast",
+        "_captured",
+        "_expected",
+        "_keys",
+        "_ways",
         "arrays_at",
         "donated",
-        "expected",
         "exposures",
         "kept",
+        "plain",
         "program",
-        "ran",
+        "pure",
+        "quick",
+        "recognised",
+        "rolls",
         "roots",
-        "settings",
+        "run",
+        "steady",
         "structure",
         "under_raw",
         "written",
@@ -59,35 +77,61 @@ class Call:
     def __init__(self, program: Program, structure: Structure) -> None:
         cells = structure.cells
         self.program = program
-        self.ran = False
+        self.run = program.run
+        self.plain: Any = program.outcome.plain
+        # Of a call that ran before: whether it gives nothing but arrays, whether cells get what has the shape and place of
+        # what they had, and whether these are all that it donates the next time.
+        self.quick = self.steady = self.rolls = False
         self.structure = structure
         self.donated = [cells[i] for i in program.donated]
         self.kept = [cells[i] for i in program.kept]
         self.written = [cells[i] for i in program.outcome.written]
+        self.pure = not self.written and self.plain is not None
         structure.release()
         self.exposures = -1
         self.arrays_at: list[int] = []  # which leaves of the arguments are arrays
-        self.expected: list[tuple[Callable[[Any], Hashable], Hashable]] = []  # a key for each argument; see `fits`
-        self.settings = settings()
+        self.recognised = False  # whether the next call of the same kind may be recognised at a glance; see `fits`
         self.roots: list[weakref.ref[Any]] = []
         self.under_raw = False  # whether an argument is a tracer of a raw jax transform
 
-    def expect(self, leaves: Sequence[Any]) -> None:
-        """Notes what arguments the next call of the same kind has, for `fits`: nodes and arrays of JAX, side by side."""
-        if all(isinstance(leaf, (Node, Cell, jax.Array)) and not isinstance(leaf, Tracer) for leaf in leaves):
-            self.expected = [(key_of(type(leaf)), key_of(type(leaf))(leaf)) for leaf in leaves]
+    def expect(self, leaves: Sequence[Any], ways: Sequence[Any]) -> None:
+        """Notes what the next call of the same kind has, for `fits`: nodes and arrays of JAX, side by side, and no other.
+
+        Args:
+            leaves: the arguments.
+            ways: to the nodes that the function captures; None where there is none that is short.
+        """
+        if None in ways or not all(
+            isinstance(x, (Node, Cell, jax.Array)) and not isinstance(x, Tracer) for x in leaves
+        ):
+            return
+        self._keys = [key_of(type(leaf)) for leaf in leaves]
+        self._expected = list(map(_call, self._keys, leaves))
+        self._ways = ways
+        self._captured = list(map(id, map(_call, ways)))
+        self._autocast = running.autocast
+        self.recognised = True
 
     def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether these arguments are such, at a glance: no tree is flattened and nothing is hashed."""
-        if kwargs or len(args) != len(self.expected) or self.structure.clock != clock.structure:
+        """Whether a call is such, at a glance: no tree is flattened, nothing is hashed, and no loop is Python's.
+
+        JAX itself sees when its options have changed: see `OtherSettings`.
+        """
+        if kwargs or len(args) != len(self._keys) or self.structure.clock != clock.structure:
             return False
         try:
-            for arg, (key, expected) in zip(args, self.expected, strict=True):
-                if key(arg) != expected:
-                    return False
-        except AttributeError:  # no array of JAX, where one was before
+            if list(map(_call, self._keys, args)) != self._expected:
+                return False
+            if self._ways and list(map(id, map(_call, self._ways))) != self._captured:
+                return False
+        except (AttributeError, ValueError):  # no array of JAX where one was before; a name that is not bound
             return False
-        return running.frame is None and settings() == self.settings
+        return running.frame is None and running.autocast is self._autocast
+
+    def has_run(self) -> None:
+        """Notes that the cells have been where the program puts them."""
+        program = self.program
+        self.quick, self.steady, self.rolls = self.plain is not None, not program.reshapes, program.rolls
 
     def context(self, outs: Any) -> Context:
         structure = self.structure
@@ -147,7 +191,7 @@ def key_of(kind: type) -> Callable[[Any], Hashable]:
     if issubclass(kind, Tracer):
         return lambda leaf: (leaf.aval, "tracer")
     if issubclass(kind, jax.Array):
-        return attrgetter("aval")
+        return operator.attrgetter("aval")
     if issubclass(kind, (np.ndarray, np.generic)):
         return lambda leaf: (leaf.shape, leaf.dtype, "numpy")
     return type if issubclass(kind, (bool, int, float, complex)) else lambda leaf: None

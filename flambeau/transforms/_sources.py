@@ -12,7 +12,7 @@ import itertools
 import operator
 import types
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from flambeau.core.cell import Cell
 from flambeau.core.objects import attributes
@@ -72,6 +72,16 @@ class Source:
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             return None, counts
         return (found if isinstance(found, (Node, Cell)) else None), counts
+
+    def shortcut(self, function: Any) -> Callable[[], Any] | None:
+        """The way as one call, where it leads only through what a function keeps for life: its closure and its globals."""
+        if self.node is not None:
+            return functools.partial(_same, self.node)
+        first = function if self.start is None else self.start
+        if self.holders or len(self.steps) != 2 or not isinstance(first, types.FunctionType):
+            return None
+        step = self.steps[1]
+        return step.bound(first) if isinstance(step, (_Closure, _Global)) else None
 
 
 def _held(thing: Any) -> Iterable[Any]:
@@ -185,7 +195,7 @@ def _of_object(thing: Any) -> Iterator[tuple[Step, Any]]:
 def _of_function(function: types.FunctionType) -> Iterator[tuple[Hashable, Step, Any]]:
     for i, cell in enumerate(function.__closure__ or ()):
         try:
-            yield id(cell), _closure(i), cell.cell_contents
+            yield id(cell), _Closure(i), cell.cell_contents
         except ValueError:  # a name that is not bound yet
             continue
     names = set(_names(function.__code__))
@@ -197,7 +207,7 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[Hashable, Step,
                 if isinstance(inner, (Node, Cell)):
                     yield (id(value), attribute), _module_attribute(name, attribute), inner
         else:
-            yield (id(function.__globals__), name), _global(name), value
+            yield (id(function.__globals__), name), _Global(name), value
     for i, value in enumerate(function.__defaults__ or ()):
         yield (id(function), _DEFAULT, i), (lambda f, i=i: f.__defaults__[i]), value
     if hasattr(function, "__wrapped__"):
@@ -222,6 +232,10 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
+def _same(thing: Any) -> Any:
+    return thing
+
+
 def _item(key: Any) -> Step:
     return lambda container: container[key]
 
@@ -230,12 +244,31 @@ def _attribute(name: str) -> Step:
     return lambda thing: vars(thing)[name]
 
 
-def _closure(index: int) -> Step:
-    return lambda function: function.__closure__[index].cell_contents
+class _Closure(NamedTuple):
+    """The step from a function to what a name of its closure stands for."""
+
+    position: int
+
+    def __call__(self, function: types.FunctionType) -> Any:
+        return function.__closure__[self.position].cell_contents  # pyright: ignore[reportOptionalSubscript]
+
+    def bound(self, function: types.FunctionType) -> Callable[[], Any]:
+        return functools.partial(_contents, function.__closure__[self.position])  # pyright: ignore[reportOptionalSubscript]
 
 
-def _global(name: str) -> Step:
-    return lambda function: function.__globals__[name]
+_contents = operator.attrgetter("cell_contents")
+
+
+class _Global(NamedTuple):
+    """The step from a function to what a global name stands for."""
+
+    name: str
+
+    def __call__(self, function: types.FunctionType) -> Any:
+        return function.__globals__[self.name]
+
+    def bound(self, function: types.FunctionType) -> Callable[[], Any]:
+        return functools.partial(function.__globals__.get, self.name)
 
 
 def _module_attribute(module: str, name: str) -> Step:

@@ -21,6 +21,7 @@ from flambeau.core.capture import Context, Outcome, collect, commit, making, tra
 from flambeau.core.cell import Cell, running
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
+from flambeau.core.literals import as_arrays
 from flambeau.core.meta import Meta, no_value
 from flambeau.core.structure import Structure, container_spec
 from flambeau.core.tree import MISSING, Node
@@ -154,7 +155,7 @@ class Carried:
 
     def commit(self, arrays: Sequence[Any]) -> Any:
         """Puts the arrays, which came out, in place; gives the result of `call`."""
-        return commit(self.frame, self.outcome, self.collector, arrays)
+        return commit(self.frame, self.outcome, self.collector, as_arrays(list(arrays)))
 
 
 class Block:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from flambeau.core.literals import as_arrays
 from flambeau.transforms._differentiation import Differentiated
 from flambeau.transforms._trace import entering
 
@@ -48,7 +49,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     def once() -> Any:
         call = Differentiated(fun, primals, {}, range(len(primals)), has_aux)
         value, pull, arrays = jax.vjp(call.pure, call.inputs, has_aux=True)
-        aux = call.commit(arrays)
+        value, aux = as_arrays(value), call.commit(arrays)
 
         def pullback(cotangent: Any) -> tuple[Any, ...]:
             return entering(lambda: call.gradients(pull(cotangent)[0]))
@@ -87,7 +88,7 @@ def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]
     def once() -> Any:
         call = Differentiated(fun, tuple(primals), {}, range(len(primals)), has_aux)
         value, tangent, arrays = jax.jvp(call.pure, (call.inputs,), (call.tangents(tangents),), has_aux=True)
-        aux = call.commit(arrays)
+        value, aux = as_arrays(value), call.commit(arrays)
         return (value, tangent, aux) if has_aux else (value, tangent)
 
     return entering(once)
@@ -116,7 +117,7 @@ def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> 
     def once() -> Any:
         call = Differentiated(fun, primals, {}, range(len(primals)), has_aux)
         value, push, arrays = jax.linearize(call.pure, call.inputs, has_aux=True)
-        aux = call.commit(arrays)
+        value, aux = as_arrays(value), call.commit(arrays)
 
         def pushforward(*tangents: Any) -> Any:
             return push(call.tangents(tangents))

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flambeau._errors import DtypeError, ShapeError
 from flambeau.core.capture import making, transparently
+from flambeau.core.literals import as_arrays
 from flambeau.transforms._differentiation import Differentiated
 
 __all__ = ["grad", "value_and_grad"]
@@ -80,7 +80,7 @@ def value_and_grad(
     def once(args: Any, kwargs: Any) -> Any:
         call = Differentiated(fun, args, kwargs, argnums, has_aux, holomorphic, allow_int)
         value, pull, arrays = jax.vjp(call.pure, call.inputs, has_aux=True)
-        value = jnp.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else value
+        value = as_arrays(value)
         _check_value(call.name, value, holomorphic)
         # What the forward wrote is in place before backward hooks run, as in eager execution.
         aux = call.commit(arrays)

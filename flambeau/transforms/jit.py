@@ -12,7 +12,6 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from itertools import starmap
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
@@ -23,15 +22,15 @@ from flambeau._errors import StateError
 from flambeau.core import hidden, raw
 from flambeau.core.autocast import settings
 from flambeau.core.capture import making
-from flambeau.core.cell import Cell, clock, copy, running, writing
+from flambeau.core.cell import Cell, clock, running
 from flambeau.core.collector import uncollected
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
-from flambeau.core.interrupts import undisturbed
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, fingerprint
 from flambeau.core.tree import Node
-from flambeau.transforms._program import Arguments, Call, Program, key_of
+from flambeau.transforms._execution import evaluate, run
+from flambeau.transforms._program import Arguments, Call, OtherSettings, Program, key_of
 from flambeau.transforms._recompilation import Watch
 from flambeau.transforms._sources import Source, direct_sources, find_source, functions_of
 from flambeau.transforms._trace import Traced, entering, trace
@@ -70,7 +69,11 @@ class Jitted(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         last = self._last
         if last is not None and last.fits(args, kwargs):
-            return self._run(last, [], [args[i] for i in last.arrays_at])
+            arrays = [args[i] for i in last.arrays_at]
+            try:
+                return last.plain(evaluate(last, [], arrays)[1]) if last.quick else run(last, [], arrays)
+            except OtherSettings:
+                self._last = None
         if jit_is_disabled():
             return entering(lambda: self._fun(*args, **kwargs))
         statics: tuple[Any, ...] = ()
@@ -80,7 +83,7 @@ class Jitted(Generic[P, R]):
         frame = running.frame
         if frame is not None and frame.changes_structure():
             call = making(lambda: self._prepare(args, kwargs, statics))[0]
-            return self._run(call, call.container_arrays(), Arguments(args, kwargs).arrays)
+            return run(call, call.container_arrays(), Arguments(args, kwargs).arrays)
         key = (
             treedef,
             tuple([key_of(type(leaf))(leaf) for leaf in leaves]),
@@ -95,8 +98,8 @@ class Jitted(Generic[P, R]):
         if call is None or containers is None:
             call = making(lambda: self._remember(key, args, kwargs, statics, leaves))
             containers = call.container_arrays()
-        self._last = call if call.expected and len(leaves) == len(args) and not kwargs else None
-        return self._run(call, containers, [leaves[i] for i in call.arrays_at])
+        self._last = call if call.recognised and len(leaves) == len(args) and not kwargs else None
+        return run(call, containers, [leaves[i] for i in call.arrays_at])
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -153,8 +156,8 @@ class Jitted(Generic[P, R]):
         key = (*key[:2], self._found(statics), *key[3:])
         if call.program.foreign:
             return call
-        if not (captured or statics or call.program.reads or call.structure.watched or call.under_raw):
-            call.expect(leaves)
+        if not (statics or call.program.reads or call.structure.watched or call.under_raw):
+            call.expect(leaves, [source.shortcut(self._fun) for source in self._sources])
         calls = self._calls
         calls[key] = call
         roots = [leaf for leaf in leaves if isinstance(leaf, (Node, Cell))] + [
@@ -166,6 +169,7 @@ class Jitted(Generic[P, R]):
             calls.pop(key, None)
             self._last = None
             clock.gathered = {}  # it may hold the dead node's arrays
+            clock.settle()
 
         call.roots = [weakref.ref(root, forget) for root in roots]
         return call
@@ -277,116 +281,36 @@ class Jitted(Generic[P, R]):
         overwritten = {i for i, fits in zip(outcome.written, same, strict=True) if fits} if self._donate else set()
         donated = [i for i in outcome.written if id(invars[i]) in used and i in overwritten]
         kept = [i for i in range(count) if id(invars[i]) in used and i not in overwritten]
-        evaluate = jax.extend.core.jaxpr_as_fun(closed)
+        flat, written, traced_under = jax.extend.core.jaxpr_as_fun(closed), len(outcome.written), settings()
 
-        def run(overwritten: list[Any], read: list[Any], containers: list[Any], arrays: list[Any]) -> list[Any]:
+        def program(overwritten: list[Any], read: list[Any], containers: list[Any], arrays: list[Any]) -> Any:
+            # JAX comes here again when an option has changed: what was traced with another is another program.
+            if settings() != traced_under:
+                raise OtherSettings
             cells: list[Any] = [None] * count
             for positions, values in ((donated, overwritten), (kept, read)):
                 for i, value in zip(positions, values, strict=True):
                     cells[i] = value
-            return evaluate(*cells, *containers, *arrays)
+            outs = flat(*cells, *containers, *arrays)
+            return outs[:written], outs[written:]
 
-        run.__name__ = run.__qualname__ = self._name
+        program.__name__ = program.__qualname__ = self._name
         rolls = donated == outcome.written
         foreign = any(isinstance(const, Tracer) for const in closed.consts)
-        donating, plain = jax.jit(run, donate_argnums=0), jax.jit(run)
+        donating, plain = jax.jit(program, donate_argnums=0), jax.jit(program)
         return Program(
-            donating, plain, donated, kept, traced.reads, outcome, traced.changes, not all(same), rolls, foreign
+            self._name,
+            donating,
+            plain,
+            donated,
+            kept,
+            traced.reads,
+            outcome,
+            traced.changes,
+            not all(same),
+            rolls,
+            foreign,
         )
-
-    # -- running --------------------------------------------------------------------------------------------------------
-
-    def _run(self, call: Call, containers: Any, arrays: list[Any]) -> Any:
-        if running.frame is not None:
-            return _run_inside(call, containers, arrays)
-        if call.under_raw:
-            self._refuse_raw_writes(call)
-            if call.kept and raw.reads_would_be_baked():
-                raw.warn_baked(self._name)
-            outs = call.program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
-            return call.program.outcome.apply(call.context(outs))
-        plain = call.program.outcome.plain
-        # One thread at a time: a cell's array is given away before its new one is there.
-        if call.ran and plain is not None:
-            with writing:
-                outs = self._run_and_write(call, containers, arrays)
-            return plain(outs)
-        with undisturbed(), writing:
-            outs = uncollected(lambda: self._run_and_write(call, containers, arrays))
-            call.ran = True
-            return call.program.outcome.apply(call.context(outs)) if plain is None else plain(outs)
-
-    def _run_and_write(self, call: Call, containers: Any, arrays: list[Any]) -> list[Any]:
-        """Runs the program on the cells' values, and puts the new ones in place."""
-        if running.journal is not None or call.exposures != clock.exposures:
-            _own_donated(call)
-        gathered = clock.gathered
-        values = gathered.get(call)
-        if values is None:
-            values = [cell._value for cell in call.donated], [cell._value for cell in call.kept]
-            gathered[call] = values
-        if not call.written and call.program.outcome.plain is not None:
-            return call.program.run(*values, containers, arrays)
-        # Ctrl-C comes when the program has run, and what it gave would be lost with the arrays that were given away. So no
-        # instruction of Python lies between running and keeping: `extend` does both. (The first call of a program goes
-        # through more Python; for that one it waits.)
-        made: list[list[Any]] = []
-        try:
-            made.extend(starmap(call.program.run, ((*values, containers, arrays),)))
-            if made[0] and isinstance(made[0][0], Tracer):
-                self._refuse_raw_writes(call)
-            _write(call, made[0], values[1])
-        except KeyboardInterrupt:
-            if made:
-                _write(call, made[0], values[1])
-            raise
-        except Exception as error:
-            if any(value.is_deleted() for value in values[0]):
-                raise StateError(_lost(self._name)) from error
-            raise
-        return made[0]
-
-    def _refuse_raw_writes(self, call: Call) -> None:
-        if call.written or call.program.outcome.effects:
-            raise StateError(
-                f"{self._name} changes state of modules, and was called inside a raw jax transform, which would lose it. "
-                f"Use flambeau's transform in its place, or the pure form fb.functional_call."
-            )
-
-
-def _write(call: Call, outs: list[Any], kept: list[Any]) -> None:
-    """Puts the new values of cells in place; twice is the same as once."""
-    if call.program.reshapes or not call.ran:  # the first values may come to another mesh
-        for cell, value in zip(call.written, outs, strict=False):
-            cell._replace(value, False)
-    elif call.written:
-        for cell, value in zip(call.written, outs, strict=False):
-            cell._value = value
-        clock.gathered = {call: (outs[: len(call.written)], kept)} if call.program.rolls else {}
-
-
-def _own_donated(call: Call) -> None:
-    """Makes sure that nobody else has the arrays that will be given away: those that somebody may have are copied."""
-    if running.journal is not None:
-        for cell in call.written:
-            running.journal.note_cell(cell)
-            cell._exposed = True  # the journal has the array too
-    for cell in call.donated:
-        if cell._exposed:
-            cell._replace(copy(cell._value), False)
-    call.exposures = -1 if running.journal is not None else clock.exposures
-
-
-def _run_inside(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
-    """Runs as a part of an outer transform: the values come from its frame and go there."""
-    frame = running.frame
-    assert frame is not None
-    outs = call.program.inside(
-        [frame.read(cell) for cell in call.donated], [frame.read(cell) for cell in call.kept], containers, arrays
-    )
-    for cell, value in zip(call.written, outs, strict=False):
-        frame.write(cell, value)
-    return call.program.outcome.apply(call.context(outs))
 
 
 class _Static:
@@ -395,13 +319,6 @@ class _Static:
 
 _STATIC = _Static()
 jax.tree_util.register_pytree_node(_Static, lambda _: ((), None), lambda _, __: _STATIC)
-
-
-def _lost(name: str) -> str:
-    return (
-        f"{name} failed while it ran, after the arrays that it overwrites had been given to it: what they held is lost. "
-        f"Load a checkpoint; to keep them through such failures, compile with fb.jit(donate=False)."
-    )
 
 
 def _no_array(name: str, leaf: Any) -> str:

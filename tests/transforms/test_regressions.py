@@ -187,3 +187,66 @@ def test_objects_that_a_function_makes_are_made_anew_at_each_call() -> None:
         assert all(net.made is not other.made and net.table is not other.table for other in made)
         net.made.scale, net.table[0] = 2.0, 1
         made.append(net)
+
+
+def constants(v: Any) -> Any:
+    return jnp.sum(v * v), jnp.array([0.0, 0.1]), jnp.asarray(2.5), jnp.asarray(True), jnp.array([1, 2], jnp.int32)
+
+
+@fb.custom_vjp
+def by_vjp(v: Any) -> Any:
+    return constants(v)
+
+
+by_vjp.defvjp(lambda v: (constants(v), v), lambda v, cotangents: (2 * v * cotangents[0],))
+
+
+@fb.custom_jvp
+def by_jvp(v: Any) -> Any:
+    return constants(v)
+
+
+by_jvp.defjvps(lambda t, outs, v: (2 * jnp.sum(v * t), *map(jnp.zeros_like, outs[1:])))
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda f: f(X),
+        lambda f: fb.vjp(f, X)[0],
+        lambda f: fb.linearize(f, X)[0],
+        lambda f: fb.grad(lambda v: (v.sum(), f(v)), has_aux=True)(X)[1],
+        lambda f: fb.jit(fb.grad(lambda v: (v.sum(), f(v)), has_aux=True))(X)[1],
+    ],
+    ids=["call", "vjp", "linearize", "grad", "jit of grad"],
+)
+@pytest.mark.parametrize("function", [fb.checkpoint(constants), by_vjp, by_jvp, fb.checkpoint(by_vjp)])
+def test_constants_come_out_as_arrays(function: Any, derive: Callable[..., Any]) -> None:
+    # JAX gives literals, of numpy's or Python's types, where it evaluates a program step by step.
+    for got, expected in zip(derive(function), constants(X), strict=True):
+        assert isinstance(got, jax.Array) and got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_a_constant_gradient_is_an_array() -> None:
+    function = fb.custom_vjp(lambda v: v.sum())
+    function.defvjp(lambda v: (v.sum(), None), lambda _, cotangent: (jnp.array([1.0, 2.0]),))
+    for gradient in (fb.grad(fb.checkpoint(function))(X), fb.vjp(fb.checkpoint(function), X)[1](1.0)[0]):
+        assert isinstance(gradient, jax.Array)
+        np.testing.assert_array_equal(gradient, [1, 2])
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, fb.jit])
+def test_a_module_made_under_checkpoint_holds_arrays(transform: Any) -> None:
+    net, other = Net(), Net()
+
+    def step(v: Any) -> Any:
+        def inner(v: Any) -> Any:
+            other.made, other.history = Net(), [jnp.array([0.0, 0.1])]
+            return (net.weight * v).sum()
+
+        return fb.grad(fb.checkpoint(inner))(v)
+
+    transform(step)(X)
+    for array in (*contents(other.made), other.made.weight, other.made.mean, *other.history, *other.made.history):
+        assert isinstance(array, (jax.Array, str))

@@ -1,0 +1,26 @@
+"""Constants of JAX's programs that come out as they stand in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["as_arrays"]
+
+
+def as_arrays(tree: Any) -> Any:
+    """What JAX gave, with arrays in the places of small constants.
+
+    What a program gives without computing it is a number of Python's or an array of numpy's where JAX evaluates the program
+    step by step, as `jax.checkpoint` does outside of `jit`. Gradients of integers, which have no values, stay what they are.
+    """
+    return jax.tree.map(_as_array, tree)
+
+
+def _as_array(value: Any) -> Any:
+    if isinstance(value, jax.Array) or (isinstance(value, np.ndarray) and value.dtype == jax.dtypes.float0):
+        return value
+    return jnp.asarray(value)

@@ -1,0 +1,129 @@
+"""Running a compiled program: the values of cells go in, the new ones are kept, and the result comes out."""
+
+from __future__ import annotations
+
+from itertools import starmap
+from typing import Any
+
+from jax.core import Tracer
+
+from flambeau._errors import StateError
+from flambeau.core import raw
+from flambeau.core.cell import clock, copy, running, writing
+from flambeau.core.collector import uncollected
+from flambeau.core.interrupts import undisturbed
+from flambeau.transforms._program import Call
+
+__all__ = ["evaluate", "run"]
+
+
+def run(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
+    """Runs the program of a call, and gives what the function returned."""
+    if running.frame is not None:
+        return _run_inside(call, containers, arrays)
+    if call.under_raw:
+        return _run_under_raw(call, containers, arrays)
+    if call.quick:
+        return call.plain(evaluate(call, containers, arrays)[1])
+    with undisturbed(), writing:
+        own, others = uncollected(lambda: evaluate(call, containers, arrays))
+        call.has_run()
+        return call.program.outcome.apply(call.context([*own, *others]))
+
+
+def evaluate(call: Call, containers: list[Any], arrays: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Runs the program on the cells' values and puts the new ones in place; gives these, and what else comes out."""
+    with writing:  # one thread at a time: a cell's array is given away before its new one is there
+        if running.journal is not None or call.exposures != clock.exposures:
+            _own_donated(call)
+        values = clock.gathered.get(call) or _gather(call)
+        if call.pure:
+            return call.run(*values, containers, arrays)
+        # Ctrl-C comes when the program has run, and what it gave would be lost with the arrays that were given away. So no
+        # instruction of Python lies between running and keeping: `extend` does both. (The first call of a program goes
+        # through more Python; for that one it waits.)
+        made: list[tuple[list[Any], list[Any]]] = []
+        try:
+            made.extend(starmap(call.run, ((*values, containers, arrays),)))
+            own = made[0][0]
+            if own and isinstance(own[0], Tracer):
+                _refuse_raw_writes(call)
+            _write(call, own, values[1])
+        except KeyboardInterrupt:
+            if made:
+                _write(call, made[0][0], values[1])
+            raise
+        except Exception as error:
+            if any(value.is_deleted() for value in values[0]):
+                raise StateError(_lost(call.program.name)) from error
+            raise
+        return made[0]
+
+
+def _gather(call: Call) -> tuple[list[Any], list[Any]]:
+    """The values of the cells that the program overwrites, and of those that it only reads."""
+    clock.settle()
+    values = [cell._held for cell in call.donated], [cell._held for cell in call.kept]
+    clock.gathered[call] = values
+    return values
+
+
+def _write(call: Call, own: list[Any], kept: list[Any]) -> None:
+    """Puts the new values of cells in place; twice is the same as once."""
+    if call.steady:
+        # What another call left pending was put in place when the values for this one were gathered.
+        clock.pending = [(call.written, own)]
+        clock.gathered = {call: (own, kept)} if call.rolls else {}
+        if not call.rolls:
+            clock.settle()  # lest the old values, which were not given away, take memory
+    else:
+        for cell, value in zip(call.written, own, strict=True):
+            cell._replace(value, False)
+
+
+def _own_donated(call: Call) -> None:
+    """Makes sure that nobody else has the arrays that will be given away: those that somebody may have are copied."""
+    if running.journal is not None:
+        for cell in call.written:
+            running.journal.note_cell(cell)
+            cell._exposed = True  # the journal has the array too
+    for cell in call.donated:
+        if cell._exposed:
+            cell._replace(copy(cell._value), False)
+    call.exposures = -1 if running.journal is not None else clock.exposures
+
+
+def _run_inside(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
+    """Runs as a part of an outer transform: the values come from its frame and go there."""
+    frame = running.frame
+    assert frame is not None
+    own, others = call.program.inside(
+        [frame.read(cell) for cell in call.donated], [frame.read(cell) for cell in call.kept], containers, arrays
+    )
+    for cell, value in zip(call.written, own, strict=True):
+        frame.write(cell, value)
+    return call.program.outcome.apply(call.context([*own, *others]))
+
+
+def _run_under_raw(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
+    """Runs with arguments that are tracers of a raw transform of JAX, which may read state and not write it."""
+    _refuse_raw_writes(call)
+    if call.kept and raw.reads_would_be_baked():
+        raw.warn_baked(call.program.name)
+    _, others = call.program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
+    return call.program.outcome.apply(call.context(others))
+
+
+def _refuse_raw_writes(call: Call) -> None:
+    if call.written or call.program.outcome.effects:
+        raise StateError(
+            f"{call.program.name} changes state of modules, and was called inside a raw jax transform, which would lose it. "
+            f"Use flambeau's transform in its place, or the pure form fb.functional_call."
+        )
+
+
+def _lost(name: str) -> str:
+    return (
+        f"{name} failed while it ran, after the arrays that it overwrites had been given to it: what they held is lost. "
+        f"Load a checkpoint; to keep them through such failures, compile with fb.jit(donate=False)."
+    )
