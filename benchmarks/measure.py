@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,15 +28,18 @@ def seconds(call: Call, repeat: int = 1) -> float:
 
 
 def in_turns(calls: Mapping[str, Call], rounds: int, repeat: int) -> dict[str, np.ndarray]:
-    """Seconds per call of each contender in each round; every round begins with another one."""
+    """Seconds per call of each contender in each round; every round has them in another order, drawn from one seed.
+
+    A contender pays for what the one before it left in the caches, so that none may always follow the same one.
+    """
     for call in calls.values():
         seconds(call, repeat)
     with _quiet_collector():
-        names = list(calls)
+        names, order = list(calls), random.Random(0)
         times = {name: np.empty(rounds) for name in names}
         for number in range(rounds):
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
+            order.shuffle(names)
+            for name in names:
                 times[name][number] = seconds(calls[name], repeat)
     return times
 

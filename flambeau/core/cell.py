@@ -47,28 +47,31 @@ class _Clock:
     `exposures` moves whenever a cell's array comes into the user's hands, from when on it must not be donated as it is.
     """
 
-    __slots__ = ("_ticks", "exposures", "gathered", "pending", "structure")
+    __slots__ = ("_settling", "_ticks", "exposures", "gathered", "pending", "structure")
 
     def __init__(self) -> None:
         self._ticks = itertools.count(1)
+        self._settling = threading.RLock()  # held for a moment only, and never while JAX computes
         self.structure = 0
         self.exposures = 0
         # The values that compiled calls gathered since the last write to any cell. A write puts a new dict in the place of
         # this one, so a thread that gathered before and adds its list after adds it to a dict that nobody looks at.
         self.gathered: dict[Any, Any] = {}
-        # What the last compiled call made of cells, (cells, values), until somebody looks at a cell: a training loop that looks
-        # at none spares itself to write them all. A list of one pair, or of none when the values have been put in place.
-        self.pending: list[tuple[list[Cell], list[Any]]] = []
+        # What the last compiled call left: the call, the values of the cells that it wrote, and of those that it only read. They
+        # are put in place when somebody looks at a cell, so that a training loop that looks at none spares itself to write them
+        # all. Where they have been put in place, None stands for the call.
+        self.pending: list[Any] = [None, [], []]
 
     def settle(self) -> None:
         """Puts the values that are pending in place."""
-        with _settling:
-            pending = self.pending
-            for cells, values in pending:
-                for cell, value in zip(cells, values, strict=False):
+        with self._settling:
+            pending = self.pending  # a thread whose compiled call ends meanwhile makes another list
+            call, own, kept = pending
+            if call is not None:
+                for cell, value in zip(call.written, own, strict=True):
                     cell._held = value
-            # A thread whose compiled call ends now makes another list.
-            pending.clear()
+                self.gathered[call] = own, kept
+                pending[:] = None, [], []
 
     def tick(self) -> None:
         """Says that the structure changed; no value of the counter ever comes twice, whatever threads do."""
@@ -83,7 +86,6 @@ running = _Running()
 clock = _Clock()
 # Held from reading cells to writing what was made of them, by what must not lose another thread's write in between.
 writing = threading.RLock()
-_settling = threading.RLock()  # held for a moment only, and never while JAX computes
 
 # Which cell an array that was read from a module belongs to. Stale entries are harmless: `owner_of` checks the cell's
 # present value, so an `id` that was used again for another array is never mistaken.
@@ -115,15 +117,16 @@ class Cell:
 
     @property
     def _value(self) -> Any:
-        if clock.pending:
+        if clock.pending[0] is not None:
             clock.settle()
         return self._held
 
     @_value.setter
     def _value(self, value: Any) -> None:
-        if clock.pending:
+        if clock.pending[0] is not None:
             clock.settle()
         self._held = value
+        clock.gathered = {}
 
     def get(self, owner: Any = None) -> jax.Array:
         """The present value: under a transform the tracer that stands for it. `owner` is the node it was read from."""
@@ -170,7 +173,6 @@ class Cell:
 
     def _replace(self, value: Any, exposed: bool) -> None:
         """Puts a concrete value in place, and moves the structure's clock if it has another shape, dtype or mesh."""
-        clock.gathered = {}
         old = self._value
         if old is None or old.shape != value.shape or old.dtype != value.dtype or mesh_of(old) != mesh_of(value):
             clock.tick()

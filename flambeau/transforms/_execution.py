@@ -17,7 +17,7 @@ from flambeau.transforms._program import Call
 __all__ = ["evaluate", "run"]
 
 
-def run(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
+def run(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> Any:
     """Runs the program of a call, and gives what the function returned."""
     if running.frame is not None:
         return _run_inside(call, containers, arrays)
@@ -27,37 +27,42 @@ def run(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
         return call.plain(evaluate(call, containers, arrays)[1])
     with undisturbed(), writing:
         own, others = uncollected(lambda: evaluate(call, containers, arrays))
-        call.has_run()
+        call.has_run(own)
         return call.program.outcome.apply(call.context([*own, *others]))
 
 
-def evaluate(call: Call, containers: list[Any], arrays: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Runs the program on the cells' values and puts the new ones in place; gives these, and what else comes out."""
+def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
+    """Runs the program on the cells' values and keeps the new ones; gives these, and what else comes out.
+
+    This is most of what a call costs besides JAX: `benchmarks/dispatch.py` tells of each line here.
+    """
     with writing:  # one thread at a time: a cell's array is given away before its new one is there
-        if running.journal is not None or call.exposures != clock.exposures:
+        if call.exposures != clock.exposures or running.journal is not None:
             _own_donated(call)
-        values = clock.gathered.get(call) or _gather(call)
+        holder, own, kept = clock.pending
+        if holder is not call:
+            own, kept = clock.gathered.get(call) or _gather(call)
         if call.pure:
-            return call.run(*values, containers, arrays)
+            return call.run(own, kept, containers, arrays)
         # Ctrl-C comes when the program has run, and what it gave would be lost with the arrays that were given away. So no
         # instruction of Python lies between running and keeping: `extend` does both. (The first call of a program goes
         # through more Python; for that one it waits.)
         made: list[tuple[list[Any], list[Any]]] = []
         try:
-            made.extend(starmap(call.run, ((*values, containers, arrays),)))
-            own = made[0][0]
-            if own and isinstance(own[0], Tracer):
-                _refuse_raw_writes(call)
-            _write(call, own, values[1])
+            made.extend(starmap(call.run, ((own, kept, containers, arrays),)))
+            outs = made[0]
+            if outs[0] and type(outs[0][0]) is not call.kind:
+                _refuse_tracers(call, outs[0])
+            _write(call, outs[0], kept)
+            return outs
         except KeyboardInterrupt:
             if made:
-                _write(call, made[0][0], values[1])
+                _write(call, made[0][0], kept)
             raise
         except Exception as error:
-            if any(value.is_deleted() for value in values[0]):
+            if any(value.is_deleted() for value in own):
                 raise StateError(_lost(call.program.name)) from error
             raise
-        return made[0]
 
 
 def _gather(call: Call) -> tuple[list[Any], list[Any]]:
@@ -68,16 +73,19 @@ def _gather(call: Call) -> tuple[list[Any], list[Any]]:
     return values
 
 
-def _write(call: Call, own: list[Any], kept: list[Any]) -> None:
-    """Puts the new values of cells in place; twice is the same as once."""
-    if call.steady:
+def _write(call: Call, new: list[Any], kept: list[Any]) -> None:
+    """Keeps the new values of cells; twice is the same as once."""
+    if call.rolls:
         # What another call left pending was put in place when the values for this one were gathered.
-        clock.pending = [(call.written, own)]
-        clock.gathered = {call: (own, kept)} if call.rolls else {}
-        if not call.rolls:
-            clock.settle()  # lest the old values, which were not given away, take memory
+        clock.pending = [call, new, kept]
+        clock.gathered = {}
+    elif call.steady:
+        # They are put in place now, lest the old ones, which were not given away, take memory.
+        for cell, value in zip(call.written, new, strict=True):
+            cell._held = value
+        clock.gathered = {}
     else:
-        for cell, value in zip(call.written, own, strict=True):
+        for cell, value in zip(call.written, new, strict=True):
             cell._replace(value, False)
 
 
@@ -89,11 +97,14 @@ def _own_donated(call: Call) -> None:
             cell._exposed = True  # the journal has the array too
     for cell in call.donated:
         if cell._exposed:
-            cell._replace(copy(cell._value), False)
+            own = copy(cell._value)
+            if isinstance(own, Tracer):
+                _refuse_raw_writes(call)
+            cell._replace(own, False)
     call.exposures = -1 if running.journal is not None else clock.exposures
 
 
-def _run_inside(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
+def _run_inside(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> Any:
     """Runs as a part of an outer transform: the values come from its frame and go there."""
     frame = running.frame
     assert frame is not None
@@ -105,13 +116,18 @@ def _run_inside(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
     return call.program.outcome.apply(call.context([*own, *others]))
 
 
-def _run_under_raw(call: Call, containers: list[Any], arrays: list[Any]) -> Any:
+def _run_under_raw(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> Any:
     """Runs with arguments that are tracers of a raw transform of JAX, which may read state and not write it."""
     _refuse_raw_writes(call)
     if call.kept and raw.reads_would_be_baked():
         raw.warn_baked(call.program.name)
     _, others = call.program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
     return call.program.outcome.apply(call.context(others))
+
+
+def _refuse_tracers(call: Call, new: list[Any]) -> None:
+    if isinstance(new[0], Tracer):
+        _refuse_raw_writes(call)
 
 
 def _refuse_raw_writes(call: Call) -> None:

@@ -23,6 +23,7 @@ __all__ = ["Arguments", "Call", "OtherSettings", "Program", "key_of"]
 
 
 _call: Any = operator.call
+_kind = operator.attrgetter("__class__", "aval")  # of an array: a tracer may have the same shape and dtype
 
 
 class OtherSettings(Exception):
@@ -56,10 +57,10 @@ class Call:
         "_expected",
         "_keys",
         "_ways",
-        "arrays_at",
         "donated",
         "exposures",
         "kept",
+        "kind",
         "plain",
         "program",
         "pure",
@@ -70,6 +71,7 @@ class Call:
         "run",
         "steady",
         "structure",
+        "take",
         "under_raw",
         "written",
     )
@@ -89,28 +91,37 @@ class Call:
         self.pure = not self.written and self.plain is not None
         structure.release()
         self.exposures = -1
-        self.arrays_at: list[int] = []  # which leaves of the arguments are arrays
+        self.kind: type | None = None  # of the arrays that came out
+        self.take: Callable[[Sequence[Any]], tuple[Any, ...]] = tuple  # the arrays among the leaves of the arguments
         self.recognised = False  # whether the next call of the same kind may be recognised at a glance; see `fits`
         self.roots: list[weakref.ref[Any]] = []
         self.under_raw = False  # whether an argument is a tracer of a raw jax transform
 
-    def expect(self, leaves: Sequence[Any], ways: Sequence[Any]) -> None:
+    def expect(self, args: tuple[Any, ...], leaves: Sequence[Any], ways: Sequence[Any]) -> None:
         """Notes what the next call of the same kind has, for `fits`: nodes and arrays of JAX, side by side, and no other.
 
         Args:
-            leaves: the arguments.
+            args: the arguments, which are given by position.
+            leaves: what is in them.
             ways: to the nodes that the function captures; None where there is none that is short.
         """
-        if None in ways or not all(
-            isinstance(x, (Node, Cell, jax.Array)) and not isinstance(x, Tracer) for x in leaves
-        ):
+        if None in ways or len(args) != len(leaves) or any(map(operator.is_not, args, leaves)):
             return
-        self._keys = [key_of(type(leaf)) for leaf in leaves]
-        self._expected = list(map(_call, self._keys, leaves))
+        if not all(isinstance(arg, (Node, Cell, jax.Array)) and not isinstance(arg, Tracer) for arg in args):
+            return
+        self._keys = [id if isinstance(arg, (Node, Cell)) else _kind for arg in args]
+        self._expected = list(map(_call, self._keys, args))
         self._ways = ways
         self._captured = list(map(id, map(_call, ways)))
         self._autocast = running.autocast
         self.recognised = True
+
+    def take_from(self, leaves: Sequence[Any]) -> None:
+        """Notes which of the leaves are arrays."""
+        at = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, (Node, Cell))]
+        together = slice(at[0], at[-1] + 1) if at else slice(0)
+        alone = at != list(range(len(leaves)))[together]
+        self.take = (lambda leaves: tuple([leaves[i] for i in at])) if alone else operator.itemgetter(together)
 
     def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call is such, at a glance: no tree is flattened, nothing is hashed, and no loop is Python's.
@@ -128,9 +139,10 @@ class Call:
             return False
         return running.frame is None and running.autocast is self._autocast
 
-    def has_run(self) -> None:
-        """Notes that the cells have been where the program puts them."""
+    def has_run(self, new: list[Any]) -> None:
+        """Notes that the cells have the first values that the program gave them."""
         program = self.program
+        self.kind = type(new[0]) if new else None
         self.quick, self.steady, self.rolls = self.plain is not None, not program.reshapes, program.rolls
 
     def context(self, outs: Any) -> Context:

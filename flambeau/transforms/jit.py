@@ -69,9 +69,10 @@ class Jitted(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         last = self._last
         if last is not None and last.fits(args, kwargs):
-            arrays = [args[i] for i in last.arrays_at]
             try:
-                return last.plain(evaluate(last, [], arrays)[1]) if last.quick else run(last, [], arrays)
+                if last.quick:
+                    return last.plain(evaluate(last, [], last.take(args))[1])
+                return run(last, [], last.take(args))
             except OtherSettings:
                 self._last = None
         if jit_is_disabled():
@@ -83,7 +84,7 @@ class Jitted(Generic[P, R]):
         frame = running.frame
         if frame is not None and frame.changes_structure():
             call = making(lambda: self._prepare(args, kwargs, statics))[0]
-            return run(call, call.container_arrays(), Arguments(args, kwargs).arrays)
+            return run(call, call.container_arrays(), tuple(Arguments(args, kwargs).arrays))
         key = (
             treedef,
             tuple([key_of(type(leaf))(leaf) for leaf in leaves]),
@@ -98,8 +99,8 @@ class Jitted(Generic[P, R]):
         if call is None or containers is None:
             call = making(lambda: self._remember(key, args, kwargs, statics, leaves))
             containers = call.container_arrays()
-        self._last = call if call.recognised and len(leaves) == len(args) and not kwargs else None
-        return run(call, containers, [leaves[i] for i in call.arrays_at])
+        self._last = call if call.recognised else None
+        return run(call, containers, call.take(tuple(leaves)))
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -114,7 +115,7 @@ class Jitted(Generic[P, R]):
         args, kwargs, statics = self._split(args, kwargs)
         call = making(lambda: self._prepare(args, kwargs, statics))[0]
         values = [[cell.peek() for cell in cells] for cells in (call.donated, call.kept)]
-        return call.program.run.trace(*values, call.container_arrays(), Arguments(args, kwargs).arrays)
+        return call.program.run.trace(*values, call.container_arrays(), tuple(Arguments(args, kwargs).arrays))
 
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """The `jax.stages.Lowered` of the flat function that a call with these arguments runs: `.as_text()`, `.compile()`."""
@@ -150,14 +151,13 @@ class Jitted(Generic[P, R]):
             if key_of(type(leaf))(leaf) is None:
                 raise TypeError(_no_array(self._name, leaf))
         call, captured = self._prepare(args, kwargs, statics)
-        positions = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, (Node, Cell))]
-        call.arrays_at = positions
+        call.take_from(leaves)
         call.under_raw = any(isinstance(leaf, Tracer) for leaf in leaves)
         key = (*key[:2], self._found(statics), *key[3:])
         if call.program.foreign:
             return call
-        if not (statics or call.program.reads or call.structure.watched or call.under_raw):
-            call.expect(leaves, [source.shortcut(self._fun) for source in self._sources])
+        if not (kwargs or statics or call.program.reads or call.structure.watched or call.under_raw):
+            call.expect(args, leaves, [source.shortcut(self._fun) for source in self._sources])
         calls = self._calls
         calls[key] = call
         roots = [leaf for leaf in leaves if isinstance(leaf, (Node, Cell))] + [
@@ -168,8 +168,8 @@ class Jitted(Generic[P, R]):
         def forget(_: Any, clock: Any = clock) -> None:
             calls.pop(key, None)
             self._last = None
-            clock.gathered = {}  # it may hold the dead node's arrays
             clock.settle()
+            clock.gathered = {}  # it may hold the dead node's arrays
 
         call.roots = [weakref.ref(root, forget) for root in roots]
         return call
@@ -283,7 +283,7 @@ class Jitted(Generic[P, R]):
         kept = [i for i in range(count) if id(invars[i]) in used and i not in overwritten]
         flat, written, traced_under = jax.extend.core.jaxpr_as_fun(closed), len(outcome.written), settings()
 
-        def program(overwritten: list[Any], read: list[Any], containers: list[Any], arrays: list[Any]) -> Any:
+        def program(overwritten: list[Any], read: list[Any], containers: list[Any], arrays: Any) -> Any:
             # JAX comes here again when an option has changed: what was traced with another is another program.
             if settings() != traced_under:
                 raise OtherSettings
