@@ -18,7 +18,7 @@ with = $(VENV)/.with-$(1)
 help:
 	@echo "make demo    train the article's network on real digits"
 	@echo "make test    the tests that need no torch"
-	@echo "make programs  ten thousand random programs, for hours"
+	@echo "make programs  ten thousand random programs, for an hour or two"
 	@echo "make fuzz    a hundred thousand damaged and hostile checkpoints, for some minutes"
 	@echo "make parity  the tests that compare with torch"
 	@echo "make check   ruff and pyright"

@@ -27,7 +27,7 @@ def run(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> Any:
         return call.plain(evaluate(call, containers, arrays)[1])
     with undisturbed(), writing:
         own, others = uncollected(lambda: evaluate(call, containers, arrays))
-        call.has_run(own)
+        call.has_run([*own, *others])
         return call.program.outcome.apply(call.context([*own, *others]))
 
 
@@ -43,7 +43,10 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
         if holder is not call:
             own, kept = clock.gathered.get(call) or _gather(call)
         if call.pure:
-            return call.run(own, kept, containers, arrays)
+            outs = call.run(own, kept, containers, arrays)
+            if outs[1] and type(outs[1][0]) is not call.kind:
+                _refuse_tracers(call, outs[1])
+            return outs
         # Ctrl-C comes when the program has run, and what it gave would be lost with the arrays that were given away. So no
         # instruction of Python lies between running and keeping: `extend` does both. (The first call of a program goes
         # through more Python; for that one it waits.)
@@ -119,15 +122,21 @@ def _run_inside(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> A
 def _run_under_raw(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> Any:
     """Runs with arguments that are tracers of a raw transform of JAX, which may read state and not write it."""
     _refuse_raw_writes(call)
-    if call.kept and raw.reads_would_be_baked():
-        raw.warn_baked(call.program.name)
+    _warn_baked(call)
     _, others = call.program.inside([], [cell.expose() for cell in call.kept], containers, arrays)
     return call.program.outcome.apply(call.context(others))
 
 
-def _refuse_tracers(call: Call, new: list[Any]) -> None:
-    if isinstance(new[0], Tracer):
+def _refuse_tracers(call: Call, outs: list[Any]) -> None:
+    """If tracers came out, a raw transform of JAX is around: it may read state, and not write it."""
+    if isinstance(outs[0], Tracer):
         _refuse_raw_writes(call)
+        _warn_baked(call)
+
+
+def _warn_baked(call: Call) -> None:
+    if call.kept and raw.reads_would_be_baked():
+        raw.warn_baked(call.program.name)
 
 
 def _refuse_raw_writes(call: Call) -> None:

@@ -139,10 +139,10 @@ class Call:
             return False
         return running.frame is None and running.autocast is self._autocast
 
-    def has_run(self, new: list[Any]) -> None:
+    def has_run(self, outs: list[Any]) -> None:
         """Notes that the cells have the first values that the program gave them."""
         program = self.program
-        self.kind = type(new[0]) if new else None
+        self.kind = type(outs[0]) if outs and not isinstance(outs[0], Tracer) else None
         self.quick, self.steady, self.rolls = self.plain is not None, not program.reshapes, program.rolls
 
     def context(self, outs: Any) -> Context:

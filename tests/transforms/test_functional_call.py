@@ -278,6 +278,19 @@ def test_a_baked_value_warns_once(wrap: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert message.startswith("Net is called under a raw jax.jit") and "fb.functional_call(module, values" in message
 
 
+@pytest.mark.parametrize("before", [0, 4], ids=["at first", "after calls that were recognised"])
+def test_a_compiled_call_without_tracers_warns_too(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    forward: Any = fb.jit(lambda net, x: net(x))
+    for _ in range(before):
+        forward(net, X)
+    with warned(monkeypatch) as messages:
+        for _ in range(3):
+            same(jax.jit(lambda: forward(net, X))(), 2 * X)
+    assert len(messages) == 1
+    same(forward(net, X), 2 * X)
+
+
 def test_a_bare_read_warns_too(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     with warned(monkeypatch) as messages:
