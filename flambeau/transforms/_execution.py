@@ -39,9 +39,10 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
     with writing:  # one thread at a time: a cell's array is given away before its new one is there
         if call.exposures != clock.exposures or running.journal is not None:
             _own_donated(call)
+        gathered = clock.gathered
         holder, own, kept = clock.pending
         if holder is not call:
-            own, kept = clock.gathered.get(call) or _gather(call)
+            own, kept = gathered.get(call) or _gather(call, gathered)
         if call.pure:
             outs = call.run(own, kept, containers, arrays)
             if outs[1] and type(outs[1][0]) is not call.kind:
@@ -56,11 +57,11 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
             outs = made[0]
             if outs[0] and type(outs[0][0]) is not call.kind:
                 _refuse_tracers(call, outs[0])
-            _write(call, outs[0], kept)
+            _write(call, outs[0], kept, gathered)
             return outs
         except KeyboardInterrupt:
             if made:
-                _write(call, made[0][0], kept)
+                _write(call, made[0][0], kept, gathered)
             raise
         except Exception as error:
             if any(value.is_deleted() for value in own):
@@ -68,22 +69,22 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
             raise
 
 
-def _gather(call: Call) -> tuple[list[Any], list[Any]]:
+def _gather(call: Call, gathered: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
     """The values of the cells that the program overwrites, and of those that it only reads."""
     clock.settle()
-    values = [cell._held for cell in call.donated], [cell._held for cell in call.kept]
-    clock.gathered[call] = values
+    values = gathered[call] = [cell._held for cell in call.donated], [cell._held for cell in call.kept]
     return values
 
 
-def _write(call: Call, new: list[Any], kept: list[Any]) -> None:
+def _write(call: Call, new: list[Any], kept: list[Any], gathered: dict[Any, Any]) -> None:
     """Keeps the new values of cells; twice is the same as once."""
-    if call.rolls:
-        # What another call left pending was put in place when the values for this one were gathered.
+    # What another call left pending was put in place when the values for this one were gathered.
+    if call.rolls and clock.gathered is gathered:
         clock.pending = [call, new, kept]
         clock.gathered = {}
     elif call.steady:
-        # They are put in place now, lest the old ones, which were not given away, take memory.
+        # They are put in place now: the old ones, which were not given away, would take memory; or another thread wrote a
+        # cell meanwhile, so that `kept` may be out of date.
         for cell, value in zip(call.written, new, strict=True):
             cell._held = value
         clock.gathered = {}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import random
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -259,3 +262,38 @@ def test_another_thread_may_look_while_one_trains() -> None:
     thread.join()
     assert seen == sorted(seen)
     assert net.norm.num_batches_tracked == 303
+
+
+class Counter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", jnp.zeros(64))
+        self.register_buffer("scale", jnp.zeros(()))
+
+
+@pytest.fixture
+def threads_take_turns_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_a_write_of_another_thread_lasts_when_it_comes_in_the_middle_of_a_call(threads_take_turns_often: None) -> None:
+    net, delays = Counter(), random.Random(0)
+
+    @fb.jit
+    def step(net: Any) -> Any:
+        net.total = net.total + 1
+        return net.scale + 0
+
+    def write(value: int) -> None:
+        time.sleep(delays.uniform(0, 0.002))
+        net.scale = np.float64(value)
+
+    for trial in range(1, 60):
+        thread = threading.Thread(target=write, args=(trial,))
+        thread.start()
+        while thread.is_alive():
+            step(net)
+        assert step(net) == trial
