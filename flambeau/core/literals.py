@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["as_arrays"]
+__all__ = ["as_arrays", "evaluating"]
+
+
+def evaluating(closed: jax.extend.core.ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The function that a jaxpr is: of arrays, to arrays."""
+    evaluate = jax.extend.core.jaxpr_as_fun(closed)
+    return lambda *arrays: as_arrays(evaluate(*arrays))
 
 
 def as_arrays(tree: Any) -> Any:

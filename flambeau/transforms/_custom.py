@@ -27,7 +27,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from flambeau._errors import ShapeError, StateError
 from flambeau.core.cell import Parameter
-from flambeau.core.literals import as_arrays
+from flambeau.core.literals import as_arrays, evaluating
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure, container_spec, fingerprint, signature
 from flambeau.transforms._changes import changes, described, name_of_cell
@@ -120,8 +120,7 @@ class Program:
         consts = list(self.consts)
         for i, position in self.places:
             consts[i] = outer[position]
-        closed = jax.extend.core.ClosedJaxpr(self.jaxpr, consts)
-        return as_arrays(jax.extend.core.jaxpr_as_fun(closed)(*inputs))
+        return evaluating(jax.extend.core.ClosedJaxpr(self.jaxpr, consts))(*inputs)
 
 
 def tracers_of(*closed: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from flambeau.core.capture import Context, Outcome, collect, commit, making, tra
 from flambeau.core.cell import Cell, running
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
-from flambeau.core.literals import as_arrays
+from flambeau.core.literals import as_arrays, evaluating
 from flambeau.core.meta import Meta, no_value
 from flambeau.core.structure import Structure, container_spec
 from flambeau.core.tree import MISSING, Node
@@ -209,7 +209,7 @@ class Block:
                 if unbound.frame is not frame:
                     raise
                 self._bind(unbound, tuple(sources))
-        self.evaluate = jax.extend.core.jaxpr_as_fun(self.traced.closed)
+        self.evaluate = evaluating(self.traced.closed)
         self.written = self.traced.outcome.written
 
     def _bind(self, unbound: Unbound, sources: tuple[Any, ...]) -> None:
