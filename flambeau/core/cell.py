@@ -55,23 +55,22 @@ class _Clock:
         self.structure = 0
         self.exposures = 0
         # The values that compiled calls gathered since the last write to any cell. A write puts a new dict in the place of
-        # this one, so a thread that gathered before and adds its list after adds it to a dict that nobody looks at.
+        # this one, so a thread that gathered before and adds its list after adds it to a dict that nobody looks at. (A compiled
+        # call that ends has the one of its beginning forget the others' values, and keep its own.)
         self.gathered: dict[Any, Any] = {}
-        # What the last compiled call left: the call, the values of the cells that it wrote, and of those that it only read. They
-        # are put in place when somebody looks at a cell, so that a training loop that looks at none spares itself to write them
-        # all. Where they have been put in place, None stands for the call.
-        self.pending: list[Any] = [None, [], []]
+        # The cells that the last compiled call wrote, and their values. These are put in place when somebody looks at a cell, so
+        # that a training loop that looks at none spares itself to write them all. Empty once they are in place.
+        self.pending: list[Any] = []
 
     def settle(self) -> None:
         """Puts the values that are pending in place."""
         with self._settling:
             pending = self.pending  # a thread whose compiled call ends meanwhile makes another list
-            call, own, kept = pending
-            if call is not None:
-                for cell, value in zip(call.written, own, strict=True):
+            if pending:
+                cells, values = pending
+                for cell, value in zip(cells, values, strict=True):
                     cell._held = value
-                self.gathered[call] = own, kept
-                pending[:] = None, [], []
+                pending.clear()
 
     def tick(self) -> None:
         """Says that the structure changed; no value of the counter ever comes twice, whatever threads do."""
@@ -117,13 +116,14 @@ class Cell:
 
     @property
     def _value(self) -> Any:
-        if clock.pending[0] is not None:
+        """What the cell holds, outside of any frame."""
+        if clock.pending:
             clock.settle()
         return self._held
 
     @_value.setter
     def _value(self, value: Any) -> None:
-        if clock.pending[0] is not None:
+        if clock.pending:
             clock.settle()
         self._held = value
         clock.gathered = {}

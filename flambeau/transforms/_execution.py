@@ -27,8 +27,9 @@ def run(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> Any:
         return call.plain(evaluate(call, containers, arrays)[1])
     with undisturbed(), writing:
         own, others = uncollected(lambda: evaluate(call, containers, arrays))
-        call.has_run([*own, *others])
-        return call.program.outcome.apply(call.context([*own, *others]))
+        outs = [*own, *others]
+        call.has_run(outs)
+        return call.program.outcome.apply(call.context(outs))
 
 
 def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
@@ -40,9 +41,7 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
         if call.exposures != clock.exposures or running.journal is not None:
             _own_donated(call)
         gathered = clock.gathered
-        holder, own, kept = clock.pending
-        if holder is not call:
-            own, kept = gathered.get(call) or _gather(call, gathered)
+        own, kept = gathered.get(call) or _gather(call, gathered)
         if call.pure:
             outs = call.run(own, kept, containers, arrays)
             if outs[1] and type(outs[1][0]) is not call.kind:
@@ -77,17 +76,19 @@ def _gather(call: Call, gathered: dict[Any, Any]) -> tuple[list[Any], list[Any]]
 
 
 def _write(call: Call, new: list[Any], kept: list[Any], gathered: dict[Any, Any]) -> None:
-    """Keeps the new values of cells; twice is the same as once."""
+    """Keeps the new values of cells; twice is the same as once.
+
+    Args:
+        gathered: the dict of before the run. Where another thread has written a cell since, nobody looks at this one.
+    """
     # What another call left pending was put in place when the values for this one were gathered.
-    if call.rolls and clock.gathered is gathered:
-        clock.pending = [call, new, kept]
-        clock.gathered = {}
-    elif call.steady:
-        # They are put in place now: the old ones, which were not given away, would take memory; or another thread wrote a
-        # cell meanwhile, so that `kept` may be out of date.
-        for cell, value in zip(call.written, new, strict=True):
-            cell._held = value
-        clock.gathered = {}
+    if call.steady:
+        gathered.clear()
+        clock.pending = [call.written, new]
+        if call.rolls:
+            gathered[call] = new, kept
+        else:
+            clock.settle()  # lest the old values, which were not given away, take memory
     else:
         for cell, value in zip(call.written, new, strict=True):
             cell._replace(value, False)

@@ -101,13 +101,13 @@ class Call:
         """Notes what the next call of the same kind has, for `fits`: nodes and arrays of JAX, side by side, and no other.
 
         Args:
-            args: the arguments, which are given by position.
+            args: the arguments, which are given by position; no tracers.
             leaves: what is in them.
             ways: to the nodes that the function captures; None where there is none that is short.
         """
         if None in ways or len(args) != len(leaves) or any(map(operator.is_not, args, leaves)):
             return
-        if not all(isinstance(arg, (Node, Cell, jax.Array)) and not isinstance(arg, Tracer) for arg in args):
+        if not all(isinstance(arg, (Node, Cell, jax.Array)) for arg in args):
             return
         self._keys = [id if isinstance(arg, (Node, Cell)) else _kind for arg in args]
         self._expected = list(map(_call, self._keys, args))

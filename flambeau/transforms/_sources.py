@@ -75,8 +75,9 @@ class Source:
 
     def shortcut(self, function: Any) -> Callable[[], Any] | None:
         """The way as one call, where it leads only through what a function keeps for life: its closure and its globals."""
-        if self.node is not None:
-            return functools.partial(_same, self.node)
+        node = self.node
+        if node is not None:
+            return lambda: node
         first = function if self.start is None else self.start
         if self.holders or len(self.steps) != 2 or not isinstance(first, types.FunctionType):
             return None
@@ -230,10 +231,6 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-def _same(thing: Any) -> Any:
-    return thing
 
 
 def _item(key: Any) -> Step:

@@ -155,7 +155,7 @@ class Carried:
 
     def commit(self, arrays: Sequence[Any]) -> Any:
         """Puts the arrays, which came out, in place; gives the result of `call`."""
-        return commit(self.frame, self.outcome, self.collector, as_arrays(list(arrays)))
+        return commit(self.frame, self.outcome, self.collector, as_arrays(arrays))
 
 
 class Block:
