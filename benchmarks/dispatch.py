@@ -5,14 +5,18 @@
     python benchmarks/dispatch.py --network mlp --only equinox torch
 
 The networks are so narrow that nearly all of the time is dispatch: an MLP, with which all libraries are compared, and those
-of ResNet-50 and GPT-2 small, with the state of an optimizer, statistics and random numbers. Ratios are medians over rounds in
-which all contenders take turns; single times depend on the machine and on what else runs on it.
+of ResNet-50 and GPT-2 small, with the state of an optimizer, statistics and random numbers. A call is timed among its like, as
+in a training loop, and where steps and forwards alternate ("both"). Ratios are medians over rounds in which all contenders
+take turns, and means over some processes; single times depend on the machine and on what else runs on it.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import multiprocessing
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,18 +37,21 @@ Builders = Mapping[str, Callable[[], Contender]]
 STEP_TARGET = 1.05
 FORWARD_TARGET = 1.1
 FIRST_CALL_TARGET = 1.3
+# What the baseline's own second instance reaches, to tell how far ratios can be trusted.
+CONTROL = "the same once more"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds of calls in turns, calls per turn, and repetitions of the first call."""
+    """How long to measure: processes, rounds of calls in turns, calls per turn, and repetitions of the first call."""
 
-    rounds: int = 100
+    processes: int = 8
+    rounds: int = 50
     repeat: int = 20
     first_calls: int = 7
 
 
-QUICK = Effort(rounds=30, repeat=10, first_calls=3)
+QUICK = Effort(processes=2, rounds=20, repeat=10, first_calls=3)
 
 
 def options() -> argparse.Namespace:
@@ -59,22 +66,22 @@ def options() -> argparse.Namespace:
 
 
 def builders_of(builders: Mapping[str, Callable[[Any], Contender]], given: Any, only: list[str] | None) -> Builders:
-    """What builds each of the contenders that are wanted; the baseline is always among them."""
+    """What builds each of the contenders that are wanted; the baseline is always among them, and once more, as a control."""
     wanted = [word.lower() for word in only or [""]]
     names = [name for name in builders if name == BASELINE or any(word in name.lower() for word in wanted)]
-    return {name: partial(builders[name], given) for name in names}
+    found = {name: partial(builders[name], given) for name in names}
+    return {BASELINE: found[BASELINE], CONTROL: found[BASELINE], **found}
 
 
-def build(builders: Builders) -> dict[str, Contender | None]:
-    """Each contender, or None where its package is not installed."""
-    built: dict[str, Contender | None] = {}
-    for name, make in builders.items():
+def build(builders: Builders, names: Sequence[str]) -> dict[str, Contender]:
+    """The contenders in the order of their names, without those whose package is not installed."""
+    built: dict[str, Contender] = {}
+    for name in names:
         try:
-            built[name] = make()
+            built[name] = builders[name]()
         except ModuleNotFoundError as missing:
             if (missing.name or "").split(".")[0] == "flambeau":
                 raise
-            built[name] = None
     return built
 
 
@@ -86,26 +93,65 @@ def require_same_losses(contenders: Mapping[str, Contender]) -> None:
             raise SystemExit(f"{name} computes something else: losses {values}, expected {losses[BASELINE]}")
 
 
-def calls_table(built: Mapping[str, Contender | None], effort: Effort) -> Table:
-    """Time of a call, for the training step and for the forward."""
-    ready = {name: each for name, each in built.items() if each is not None}
-    require_same_losses(ready)
-    steps = in_turns({name: each.step for name, each in ready.items()}, effort.rounds, effort.repeat)
-    forwards = in_turns({name: each.forward for name, each in ready.items()}, effort.rounds, effort.repeat)
-    table = Table(title="time per call", caption=f"to reach: step ≤ {STEP_TARGET}, forward ≤ {FORWARD_TARGET}")
-    table.add_column("contender")
-    for column in ("step µs", "× hand", "forward µs", "× hand"):
-        table.add_column(column, justify="right")
-    for name in built:
-        if name in ready:
-            table.add_row(name, *_time_and_ratio(steps, name), *_time_and_ratio(forwards, name))
+def _step_and_forward(of: Contender) -> Callable[[], Any]:
+    def both() -> Any:
+        of.step()
+        return of.forward()
+
+    return both
+
+
+CALLS: dict[str, Callable[[Contender], Callable[[], Any]]] = {
+    "step": lambda of: of.step,
+    "forward": lambda of: of.forward,
+    "both": _step_and_forward,
+}
+
+
+Times = dict[str, dict[str, np.ndarray]]  # seconds per call of each contender in each round, by the kind of call
+
+
+def time_calls(builders: Builders, effort: Effort, seed: int) -> Times:
+    """Builds all contenders, in an order drawn from the seed, and lets them take turns."""
+    built = build(builders, random.Random(seed).sample(list(builders), len(builders)))
+    require_same_losses(built)
+    return {
+        title: in_turns({name: call_of(each) for name, each in built.items()}, effort.rounds, effort.repeat)
+        for title, call_of in CALLS.items()
+    }
+
+
+def time_in_processes(builders: Builders, effort: Effort) -> list[Times]:
+    """The same in some fresh processes, one after the other.
+
+    Where its arrays come to lie in memory makes a contender some percent faster or slower for as long as it lives, and what
+    was built before in a process makes all of them slower.
+    """
+    one = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
+    with one as pool:
+        return list(pool.map(partial(time_calls, builders, effort), range(effort.processes)))
+
+
+def calls_table(builders: Builders, effort: Effort) -> Table:
+    """Time of a call, for the training step, for the forward, and for one of each."""
+    caption = f"to reach: step ≤ {STEP_TARGET}, forward ≤ {FORWARD_TARGET}"
+    table = Table("contender", title="time per call", caption=caption)
+    timed = time_in_processes(builders, effort)
+    for title in CALLS:
+        table.add_column(f"{title} µs", justify="right")
+        table.add_column("× hand", justify="right")
+    for name in builders:
+        if name in timed[0]["step"]:
+            columns = [[times[title] for times in timed] for title in CALLS]
+            table.add_row(name, *(cell for column in columns for cell in _time_and_ratio(column, name)))
         else:
             table.add_row(name, "not installed", style="dim")
     return table
 
 
-def _time_and_ratio(times: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
-    return f"{1e6 * np.median(times[name]):.0f}", f"{ratio(times, name, BASELINE):.2f}"
+def _time_and_ratio(processes: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[str, str]:
+    microseconds = np.mean([1e6 * np.median(times[name]) for times in processes])
+    return f"{microseconds:.0f}", f"{np.mean([ratio(times, name, BASELINE) for times in processes]):.2f}"
 
 
 def first_calls(builders: Builders, call_of: Callable[[Contender], Callable], effort: Effort) -> dict[str, np.ndarray]:
@@ -187,9 +233,11 @@ def main() -> None:
             work = networks.TRAININGS[network]
             title = work.title
             builders = builders_of(networks.BUILDERS, work, given.only)
-            effort = replace(effort, first_calls=min(3, effort.first_calls))  # half a minute each
+            effort = replace(
+                effort, processes=min(4, effort.processes), first_calls=min(3, effort.first_calls)
+            )  # long ones
         console.rule(title)
-        console.print(calls_table(build(builders), effort))
+        console.print(calls_table(builders, effort))
         if FLAMBEAU in builders:
             console.print(first_call_table(builders, effort))
             if isinstance(work, Workload):
