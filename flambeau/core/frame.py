@@ -252,8 +252,11 @@ class Frame(Journal):
 
     def created(self, thing: Node | Cell) -> bool:
         """Whether a node or cell was made here or in a frame around."""
-        here = thing in self.created_cells if isinstance(thing, Cell) else id(thing) in self.created_nodes
-        return here or (self.parent is not None and self.parent.created(thing))
+        return self.created_here(thing) or (self.parent is not None and self.parent.created(thing))
+
+    def created_here(self, thing: Node | Cell) -> bool:
+        """Whether a node or cell was made in this frame, or in one inside of it that has ended."""
+        return thing in self.created_cells if isinstance(thing, Cell) else id(thing) in self.created_nodes
 
     def require(self, node: Node) -> None:
         """Makes sure that a compiling frame here or further out knows `node`."""

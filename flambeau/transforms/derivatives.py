@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from flambeau.core.literals import as_arrays
 from flambeau.transforms._differentiation import Differentiated
 from flambeau.transforms._trace import entering
 
@@ -49,7 +48,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     def once() -> Any:
         call = Differentiated(fun, primals, {}, range(len(primals)), has_aux)
         value, pull, arrays = jax.vjp(call.pure, call.inputs, has_aux=True)
-        value, aux = as_arrays(value), call.commit(arrays)
+        value, aux = call.finish(value, arrays)
 
         def pullback(cotangent: Any) -> tuple[Any, ...]:
             return entering(lambda: call.gradients(pull(cotangent)[0]))
@@ -88,7 +87,7 @@ def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]
     def once() -> Any:
         call = Differentiated(fun, tuple(primals), {}, range(len(primals)), has_aux)
         value, tangent, arrays = jax.jvp(call.pure, (call.inputs,), (call.tangents(tangents),), has_aux=True)
-        value, aux = as_arrays(value), call.commit(arrays)
+        value, aux = call.finish(value, arrays)
         return (value, tangent, aux) if has_aux else (value, tangent)
 
     return entering(once)
@@ -117,7 +116,7 @@ def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> 
     def once() -> Any:
         call = Differentiated(fun, primals, {}, range(len(primals)), has_aux)
         value, push, arrays = jax.linearize(call.pure, call.inputs, has_aux=True)
-        value, aux = as_arrays(value), call.commit(arrays)
+        value, aux = call.finish(value, arrays)
 
         def pushforward(*tangents: Any) -> Any:
             return push(call.tangents(tangents))
@@ -131,7 +130,7 @@ def _jacobian(transform: Callable[..., Any], fun: Any, argnums: Any, has_aux: bo
     def once(args: Any, kwargs: Any) -> Any:
         call = Differentiated(fun, args, kwargs, argnums, has_aux, **options)
         values, arrays = transform(call.pure, has_aux=True, **options)(call.inputs)
-        aux = call.commit(arrays)
+        _, aux = call.finish(None, arrays)
         jacobian = call.jacobian(values)
         return (jacobian, aux) if has_aux else jacobian
 

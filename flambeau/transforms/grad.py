@@ -80,10 +80,9 @@ def value_and_grad(
     def once(args: Any, kwargs: Any) -> Any:
         call = Differentiated(fun, args, kwargs, argnums, has_aux, holomorphic, allow_int)
         value, pull, arrays = jax.vjp(call.pure, call.inputs, has_aux=True)
-        value = as_arrays(value)
-        _check_value(call.name, value, holomorphic)
+        _check_value(call.name, as_arrays(value), holomorphic)
         # What the forward wrote is in place before backward hooks run, as in eager execution.
-        aux = call.commit(arrays)
+        value, aux = call.finish(value, arrays)
         gradients = call.gradients(pull(jnp.ones_like(value))[0])
         return ((value, aux) if has_aux else value), (gradients[0] if call.single else gradients)
 

@@ -196,7 +196,7 @@ class _Mapped:
         result = self._call(arrays)
         here = self.frame.registries.values()
         registries = [
-            registry for registry, node, _ in here if not self.frame.created(node) and id(node) not in self.nodes
+            registry for registry, node, _ in here if not self.frame.created_here(node) and id(node) not in self.nodes
         ]
         self.added = {id(each) for registry in registries for each in registry.values()}
         return result
@@ -219,7 +219,7 @@ class _Mapped:
     def _group(self, cell: Cell | None, value: Any, depends: bool) -> Any:
         if cell in self.cells:
             return functools.partial(jnp.moveaxis, source=0, destination=self.cells[cell])
-        if cell is not None and self.frame.created(cell) and id(cell) not in self.added:
+        if cell is not None and self.frame.created_here(cell) and id(cell) not in self.added:
             return _itself
         if isinstance(cell, Key):
             if self.randomness == "error":

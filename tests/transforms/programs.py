@@ -25,6 +25,9 @@ import jax, jax.numpy as jnp
 from flambeau.core.module import Module
 from flambeau.core.cell import Buffer, Parameter
 from flambeau.core.random import Generator, manual_seed, next_key
+from flambeau.nn import ModuleList
+from flambeau.nn.functional import dropout
+from flambeau.optim import Adam
 
 class Boom(Exception):
     pass
@@ -36,6 +39,7 @@ class Config:
 class World:
     def __init__(self, net, other):
         self.net, self.other = net, other
+        self.optimizer = None if net is None else Adam(net.parameters(), lr=0.1)
 
 Pair = collections.namedtuple("Pair", "first second")
 
@@ -88,8 +92,9 @@ FEATURES = {
     "generator": "self.generator = Generator()",
     "inner": "self.inner = Child()",
     "twin": "self.twin = Child()",
+    "layers": "self.layers = ModuleList([Child(), Child(), Child()])",
 }
-CHILDREN = ("inner", "twin")
+CHILDREN = ("inner", "twin", "layers")
 
 VALUES = "v v v x {m}.weight {m}.mean {n}.mean v*0.5 jnp.tanh(v) jnp.ones(2) jnp.sum(v)".split()
 
@@ -102,6 +107,7 @@ v = v + 0.1 * sum(p.sum() for p in {m}.parameters())
 v = v + 0.1 * sum(b.sum() for b in {m}.buffers())
 v = v + 0.1 * noise()
 v = v + 0.1 * noise({m}.generator)
+v = dropout(v, 0.5, {m}.training)
 {m}.mean = 0.9 * {m}.mean + 0.1 * v
 {m}.mean = {e}
 {m}.mean = {m}.var = {e}
@@ -249,6 +255,24 @@ loss, (g, u) = value_and_grad(loss_of, argnums=(0, 1))({f}, v); v = v + loss * u
 grads = grad(loss_of)({f}, v); [p.copy_(p - 0.1 * grads[name]) for name, p in {f}.named_parameters() if name in grads]
 v = v + grad(lambda p: jnp.sum(p.data * v))({f}.get_parameter("weight"))
 v = v + jax.tree.leaves(jax.tree.map(lambda a: 0.5 * a, grad(loss_of)({f}, v)))[0]
+v = jit({f})(v)
+v = checkpoint({f})(v)
+v = grad(jit(lambda v: jnp.sum({f}(v) ** 2)))(v)
+v = scan_layers({net}.layers, v)
+v = scan_layers({net}.layers, v, checkpoint=True)
+v = scan_layers({net}.layers, v, unroll=True)
+v = scan_layers([{net}.layers[0], {f}, *{net}.layers], v)
+v = v + grad(lambda v: jnp.sum(scan_layers({net}.layers, v) ** 2))(v)
+v = jit(lambda v: scan_layers({net}.layers, v))(v)
+v = {net}.layers[1](v)
+v = v + ruled_back({f}, v)
+v = v + ruled_forth({f}, v)
+v = v + grad(ruled_back, argnums=1)({f}, v)
+v = v + jit(grad(ruled_forth, argnums=1))({f}, v)
+v = v + grad(ruled_back)({f}, v)["weight"]
+optimizer.step(grad(loss_of)({net}, v))
+optimizer.step(jit(grad(loss_of))({f}, v))
+with leaving_nothing: eval_shape({f}, v)
 """.strip().splitlines()
 
 BLOCKS = """
@@ -272,6 +296,13 @@ v = v + jacfwd(checkpoint(local))(v)
 v = v + jvp(local, (v,), (v,))[1]
 v = v + linearize(local, v)[1](v)
 v = v + vjp(local, v)[1](jnp.ones(()))[0]
+v = v + hessian_sum(local)(v)
+v = v + vmap(lambda y: local(v) * y, randomness="same")(jnp.arange(1.0, 4.0)).sum()
+v = v + grad(lambda v: vmap(lambda y: local(v) * y, randomness="same")(jnp.arange(1.0, 3.0)).sum())(v)
+v = v + vmap(lambda y: grad(local)(v).sum() * y, randomness="same")(jnp.arange(1.0, 3.0)).sum()
+v = v + scan(lambda c, y: (c + vmap(lambda z: local(v) * z, randomness="same")(y).sum(), c), 0.5, jnp.ones((2, 2)))[0]
+with leaving_nothing: eval_shape(local, v)
+with leaving_nothing: eval_shape(grad(local), v)
 v = v + map(lambda y: local(v * y), jnp.arange(1.0, 4.0)).sum()
 v = v + scan(lambda c, y: (0.5 * c + 0.1 * local(v * y), c), jnp.array(0.5), jnp.arange(1.0, 4.0))[0]
 v = v + scan(lambda c, _: (0.5 * c + 0.1 * local(v * c), {m}.mean), jnp.array(0.5), length=2)[1][-1]
@@ -307,6 +338,13 @@ net.inner.eval()
 net.get_parameter("bias").requires_grad_(False)
 net.inner.mode = "bad"
 net.inner.generator = net.generator
+net.layers[1].weight = net.layers[0].weight
+net.layers[2].register_forward_hook(keep_output)
+net.layers[2].eval()
+[layer.register_forward_pre_hook(count_calls) for layer in net.layers]
+[layer.register_forward_hook(keep_output) for layer in net.layers]
+net.layers[0] = net.layers[2]
+net.layers.append(net.inner)
 net.history = []
 del net.h
 """.strip().splitlines()
@@ -323,6 +361,9 @@ net.eval()
 {m}.note = "written by the user"
 {m}.weight = jnp.array([0.25, 0.5])
 manual_seed(11)
+net.layers.append(Child())
+net.layers[0].mean = jnp.ones(2)
+optimizer.param_groups[0]["lr"] = 0.2
 """.strip().splitlines()
 
 RESULTS = """
@@ -460,7 +501,10 @@ class Program:
     def transforms(self) -> bool:
         """Whether it uses others than jit and grad."""
         return bool(
-            re.search(r"(checkpoint|jac\w+|jvp|vjp|linearize|map|scan|loop|cond|switch)\(", "\n".join(self.body))
+            re.search(
+                r"(checkpoint|jac\w+|jvp|vjp|linearize|map|scan|loop|cond|switch|hessian_sum|shape|call|ruled_\w+)\(",
+                "\n".join(self.body),
+            )
         )
 
     @property
@@ -488,6 +532,8 @@ class Program:
             f"class Net(Module):\n{_indented([*_init('0.6', features + children), *_forward(self.net)])}",
             f"def step(m, v):\n{_indented(['x = v', *self.step, 'return v'])}\nstep = jit(step)",
             f"def loss_of(m, v):\n{_indented(['x = v', *self.loss, 'return jnp.sum(v * v)'])}",
+            # A rule cannot be the derivative with respect to what is frozen while it is differentiated.
+            f"ruled_back, ruled_forth = {'loss_of, loss_of' if 'requires_grad_' in text else 'with_rules(loss_of)'}",
             f"def make():\n{_indented(['net, other = Net(), Child()', *self.wiring, 'return World(net, other)'])}",
             ACCESS[self.access].strip().format(body=_indented(body), inner_body=_indented(body, 2)),
             f"inputs = [{', '.join(self.inputs)}]",
@@ -496,7 +542,7 @@ class Program:
         return "\n\n".join(parts) + "\n"
 
     def _between(self) -> list[str]:
-        lines = ["net, v = world.net, x"]
+        lines = ["net, v, optimizer = world.net, x, world.optimizer"]
         for i, block in enumerate(self.between):
             lines += [f"if i == {i}:", *(f"    {line}" for line in block or ("pass",))]
         return lines
@@ -556,8 +602,8 @@ def _filled(draw: st.DrawFn, template: str, scope: _Scope) -> str:
 def _statement(draw: st.DrawFn, scope: _Scope, depth: int) -> list[str]:
     """The lines of one statement."""
     kinds = ["plain"] * 8 + ["call"] * (4 if scope.callables else 0)
-    kinds += ["nested", "nested"] if scope.nested else []
-    kinds += ["function", "function"] if scope.nested and depth < 2 else []
+    kinds += ["nested"] * 5 if scope.nested else []
+    kinds += ["function"] * 3 if scope.nested and depth < 2 else []
     kinds += ["try", "hook"] if scope.callables else []
     kinds += ["block"] if depth < 1 else []
     kind = draw(st.sampled_from(kinds))

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 import flambeau as fb
-from flambeau._errors import HiddenModulesWarning, RecompilationWarning, StateError
+from flambeau._errors import FlambeauWarning, HiddenModulesWarning, RecompilationWarning, StateError
 from flambeau.core.module import Module
 from flambeau.core.random import default_generator, manual_seed
 from flambeau.transforms.grad import grad, value_and_grad
@@ -36,10 +36,33 @@ UNKNOWN = "StateError: known only at run time"
 # What a statement in a branch that is not taken may raise: those that delete, pop and call what is not there.
 FROM_A_BRANCH = ("Boom", "AttributeError", "KeyError", "IndexError", "TypeError", "ValueError")
 
+
+def with_rules(f: Any) -> tuple[Any, Any]:
+    """A function of a module and an array, twice, with rules that say what its derivative is."""
+
+    def fwd(m: Any, v: Any) -> Any:
+        return value_and_grad(f, argnums=(0, 1))(m, v)
+
+    def bwd(gradients: Any, loss_bar: Any) -> Any:
+        return {name: loss_bar * g for name, g in gradients[0].items()}, loss_bar * gradients[1]
+
+    back, forth = fb.custom_vjp(f), fb.custom_jvp(f)
+    back.defvjp(fwd, bwd)
+    forth.defjvp(lambda primals, tangents: fb.jvp(f, primals, tangents))
+    return back, forth
+
+
+def hessian_sum(f: Any) -> Any:
+    """The Hessian of a scalar function times ones."""
+    return lambda v: fb.hessian(f)(v).sum(tuple(range(v.ndim)))
+
+
 TRANSFORMS = {
     "checkpoint": fb.checkpoint, "jacrev": fb.jacrev, "jacfwd": fb.jacfwd, "jvp": fb.jvp, "linearize": fb.linearize,
     "vjp": fb.vjp, "scan": fb.scan, "fori_loop": fb.fori_loop, "while_loop": fb.while_loop, "cond": fb.cond,
-    "switch": fb.switch, "map": lambda f, xs, reverse=False: fb.scan(lambda _, x: (0, f(x)), 0, xs, reverse=reverse)[1],
+    "switch": fb.switch, "vmap": fb.vmap, "eval_shape": fb.eval_shape,
+    "scan_layers": fb.scan_layers, "with_rules": with_rules, "hessian_sum": hessian_sum,
+    "map": lambda f, xs, reverse=False: fb.scan(lambda _, x: (0, f(x)), 0, xs, reverse=reverse)[1],
 }  # fmt: skip
 
 
@@ -86,11 +109,25 @@ def plain_switch(index: Any, branches: Any, *operands: Any) -> Any:
     return branches[min(int(index), len(branches) - 1)](*operands)
 
 
+def plain_layers(layers: Any, v: Any, **_: Any) -> Any:
+    for layer in layers:
+        v = layer(v)
+    return v
+
+
+def plain_vmap(f: Any, **_: Any) -> Any:
+    """Of functions that only multiply by what is mapped, and for an axis that begins with 1."""
+    return lambda xs: f(xs[0]) * xs
+
+
 # What they do in plain Python; derivatives of a scalar by way of `fb.grad`.
 PLAIN = {
     "checkpoint": lambda f: f, "jacrev": grad, "jacfwd": grad, "jvp": plain_jvp, "linearize": plain_linearize,
     "vjp": plain_vjp, "scan": plain_scan, "fori_loop": plain_fori, "while_loop": plain_while, "map": plain_map,
     "cond": lambda p, f, g, *operands: f(*operands) if p else g(*operands), "switch": plain_switch,
+    "vmap": plain_vmap, "scan_layers": plain_layers, "with_rules": lambda f: (f, f),
+    "hessian_sum": lambda f: grad(lambda v: jnp.sum(grad(f)(v))),
+    "eval_shape": lambda *_: None,  # it leaves nothing behind
 }  # fmt: skip
 
 prelude: dict[str, Any] = {}
@@ -121,7 +158,8 @@ class Runner:
         self.transformed = transformed or compiled
         transforms = TRANSFORMS if self.transformed else PLAIN
         self.namespace: dict[str, Any] = {
-            **prelude, **transforms, "jit": jit if compiled else lambda fun: fun, "grad": grad, "value_and_grad": value_and_grad
+            **prelude, **transforms, "jit": jit if compiled else lambda fun: fun, "grad": grad, "value_and_grad": value_and_grad,
+            "leaving_nothing": contextlib.suppress(Exception),
         }  # fmt: skip
         exec(program.source(), self.namespace)
         self.shared: Callable[..., Any] | None = None
@@ -165,7 +203,7 @@ class Runner:
         observer = Observer(holds=self.program.holds)
         calls = []
         for i, source in enumerate(self.program.inputs):
-            self.namespace["other"] = world.other
+            self.namespace["other"], self.namespace["optimizer"] = world.other, world.optimizer
             x = eval(source, self.namespace)
             observer.hold(x)
             call = (
@@ -173,7 +211,9 @@ class Runner:
                 if i in raised
                 else self._call(function, self.namespace["arguments"](world, x), observer)
             )
-            calls.append(call._replace(state=observer.state(world.net, world.other, default_generator)))
+            calls.append(
+                call._replace(state=observer.state(world.net, world.other, world.optimizer, default_generator))
+            )
             with contextlib.suppress(Exception):  # the user's own mistakes
                 self.namespace["between"](i, world, x)
         observer.check_held()
@@ -274,6 +314,7 @@ def test_programs(shard: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HiddenModulesWarning)
             warnings.simplefilter("ignore", RecompilationWarning)
+            warnings.filterwarnings("ignore", "scan_layers: layers .* are called one by one", FlambeauWarning)
             check(program)
 
     if settings().derandomize:

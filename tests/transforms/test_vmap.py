@@ -121,6 +121,35 @@ def test_a_write_that_depends_on_the_element(way: int) -> None:
     same(net.mean, XS.sum(1))
 
 
+@pytest.mark.parametrize("way", [0, 1], ids=["eager", "jit"])
+def test_what_transforms_around_made_is_from_outside(way: int) -> None:
+    """It is the same for all elements, unlike what the mapped function makes."""
+
+    def step(net: Any, x: Any, mapped: Any) -> Any:
+        net.seen = x  # new in the first step of a scan, and there already in those after it
+        net.mean = net.mean + 1
+        net.late = nn.Buffer(x)
+        return fb.vmap(mapped, in_axes=(None, 0))(net, jnp.ones(4))
+
+    def written(net: Any, y: Any) -> Any:
+        net.seen, net.mean, net.late = net.seen * 2, net.mean + 1, net.late + 1
+        return net.mean * y
+
+    def run() -> Any:
+        net = Net().double()
+        _, ys = fb.scan(lambda c, x: (c, step(net, x, written)), 0, XS[0])
+        return net.seen, net.mean, net.late, ys
+
+    for got, expected in zip(both(run)[way](), (2 * XS[0, -1], jnp.full(3, 4.0), XS[0, -1] + 1)):
+        same(got, expected)
+
+    def dependent(net: Any, y: Any) -> None:
+        net.mean = net.mean * y
+
+    with pytest.raises(fb.StateError, match=r"mean is written, and the value depends on the mapped axis"):
+        both(lambda: fb.checkpoint(lambda: step(Net().double(), XS[0, 0], dependent))())[way]()
+
+
 def test_a_list_is_state_too() -> None:
     net = Net().double()
     with pytest.raises(fb.StateError, match=r"Net.trace is written"):
