@@ -201,7 +201,7 @@ class _Collector:
             if known is not None:
                 self.recipe.append(self._place(value))
                 return known
-            if not self.frame.created(value):
+            if not self.frame.created_here(value):
                 self.frame.abandon(value)  # it was there before, and has to be bound so that it stays itself
             return self._new_node(value) if isinstance(value, Node) else self._new_cell(value)
         if isinstance(value, Gradients):

@@ -87,6 +87,27 @@ def test_jit_in_jit() -> None:
     same(other.mean, [eager_mean] * 3)
 
 
+@pytest.mark.parametrize(
+    "around", [lambda fun: fun, fb.jit, fb.checkpoint, fb.grad], ids=["eager", "jit", "checkpoint", "grad"]
+)
+@pytest.mark.parametrize("inside", [fb.jit, fb.checkpoint, lambda fun: fb.vmap(fun, axis_size=2, out_axes=None)])
+def test_what_was_made_around_is_given_back_as_itself(around: Any, inside: Any) -> None:
+    """Also if the inner function reads nothing of it."""
+
+    def run(x: Any) -> Any:
+        box, holder = [Net()], Net()
+
+        def give() -> Any:
+            holder.kept = box[0]
+            return box[0], box[0].get_parameter("weight")
+
+        module, weight = inside(give)()
+        assert module is box[0] and holder.kept is module and weight is module.get_parameter("weight")
+        return x * module.weight.sum()
+
+    around(run)(jnp.float32(2.0))
+
+
 def test_second_derivatives() -> None:
     net: Any = Net()
     gradient = fb.grad(lambda x: (x**3 * net.weight).sum())
