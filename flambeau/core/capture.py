@@ -201,7 +201,7 @@ class _Collector:
             if known is not None:
                 self.recipe.append(self._place(value))
                 return known
-            if not self.frame.created_here(value):
+            if not self.frame.created_inside(value):
                 self.frame.abandon(value)  # it was there before, and has to be bound so that it stays itself
             return self._new_node(value) if isinstance(value, Node) else self._new_cell(value)
         if isinstance(value, Gradients):
@@ -582,12 +582,12 @@ def _refuse_under_raw(frame: Frame, outcome: Outcome, collector: _Collector, out
 
 
 def making(run: Callable[[], Any]) -> Any:
-    """Runs a transform; again, if it meets a lazy module that has no shapes yet, which the outermost transform then makes."""
+    """Runs a transform; again, if it meets a lazy module that has no shapes yet and belongs here: see `Unmade`."""
     while True:
         try:
             return run()
         except Unmade as unmade:
-            if running.frame is not None:
+            if running.frame is not None and not running.frame.created_inside(unmade.module):
                 raise
             unmade.make()
 

@@ -473,7 +473,7 @@ class UninitializedBuffer(_Uninitialized, Buffer):
 
 def _materialize(cell: Any, kind: type[Cell], shape: tuple[int, ...], dtype: Any) -> None:
     frame, pending = running.frame, cell._value
-    if frame is not None and not frame.created(cell):
+    if frame is not None and not frame.created_inside(cell):
         raise StateError("a lazy parameter cannot get its shape inside a transform: call the module once before it")
     if running.journal is not None:
         running.journal.note_made(cell)

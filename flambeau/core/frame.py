@@ -47,10 +47,14 @@ class Unbound(BaseException):
 
 
 class Unmade(BaseException):
-    """A lazy module that a transform meets: it is made outside of all transforms, and the outermost one starts again."""
+    """A lazy module that a transform meets and did not make itself.
 
-    def __init__(self, make: Callable[[], None]) -> None:
+    It gets its shapes outside of them, in the transform that made it or in none, and the outermost of them starts again.
+    """
+
+    def __init__(self, module: Node, make: Callable[[], None]) -> None:
         super().__init__()
+        self.module = module
         self.make = make
 
 
@@ -253,6 +257,11 @@ class Frame(Journal):
     def created(self, thing: Node | Cell) -> bool:
         """Whether a node or cell was made here or in a frame around."""
         return self.created_here(thing) or (self.parent is not None and self.parent.created(thing))
+
+    def created_inside(self, thing: Node | Cell) -> bool:
+        """Whether it was made here or in a frame around, no further out than the innermost that compiles."""
+        around = None if self.opaque else self.parent
+        return self.created_here(thing) or (around is not None and around.created_inside(thing))
 
     def created_here(self, thing: Node | Cell) -> bool:
         """Whether a node or cell was made in this frame, or in one inside of it that has ended."""

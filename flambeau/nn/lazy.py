@@ -91,9 +91,9 @@ class LazyModuleMixin(_Owner):
         # What was compiled while the module was lazy comes this way when it no longer is.
         if isinstance(self, LazyModuleMixin) and (self.cls_to_become or self.has_uninitialized_params()):
             frame = running.frame
-            if frame is not None and not frame.created(self):
+            if frame is not None and not frame.created_inside(self):
                 args_and_kwargs = jax.tree.map(_without_value, (args, kwargs))
-                raise Unmade(lambda: self._make(*args_and_kwargs))
+                raise Unmade(self, lambda: self._make(*args_and_kwargs))
             self._make(*jax.tree.map(_without_value, (args, kwargs)))
         return Module._call_impl(self, *args, **kwargs)
 

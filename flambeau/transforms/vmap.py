@@ -101,6 +101,10 @@ class _LaneFrame(Frame):
             self.bind([cell], [value])
         return super().read(cell, owner)
 
+    def created_inside(self, thing: Node | Cell) -> bool:
+        """What was made around is from outside: it is the same for all elements, and may not change into something else."""
+        return self.created_here(thing)
+
 
 class _Mapped:
     """One mapped call under way."""

@@ -111,6 +111,26 @@ def test_made_inside_of_transforms(name: str) -> None:
             np.testing.assert_allclose(got.state_dict()[key], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "inside", [fb.jit, fb.checkpoint, fb.vmap, lambda net: lambda x: fb.scan(lambda c, row: (c, net(row)), 0, x)[1]]
+)
+def test_made_between_transforms(inside: Any) -> None:
+    """In a transform inside of that which made the module."""
+
+    def run(x: jax.Array) -> Any:
+        net = nn.LazyLinear(2)
+        return inside(net)(x), net.weight
+
+    x = ones(3, 5)
+    fb.manual_seed(0)
+    y, weight = run(x)
+    fb.manual_seed(0)
+    compiled_y, compiled_weight = fb.jit(run)(x)
+    assert weight.shape == (2, 5)
+    np.testing.assert_allclose(compiled_y, y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(compiled_weight, weight, rtol=1e-5, atol=1e-6)
+
+
 def test_made_inside_of_a_raw_transform() -> None:
     net = nn.LazyLinear(2)
     assert jax.eval_shape(net, ones(1, 3)).shape == (1, 2)

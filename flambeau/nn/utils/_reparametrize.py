@@ -31,7 +31,7 @@ def check_outside(module: Module, action: str) -> None:
         StateError: `parametrizing Linear inside of a transform ...`.
     """
     frame = running.frame
-    if frame is not None and not frame.created(module):
+    if frame is not None and not frame.created_inside(module):
         raise StateError(
             f"{action} {type(module).__name__} inside of a transform (fb.jit, fb.grad, fb.functional_call, ...) changes what "
             f"the module is made of, which the transform cannot carry out: do it before"

@@ -296,6 +296,14 @@ def test_inside_of_a_transform_only_what_is_made_there() -> None:
     assert type(made) is type(parametrize.register_parametrization(net, "bias", Scaled()))
     np.testing.assert_array_equal(made.weight, made.weight.T)
     assert type(fb.jit(lambda: parametrize.remove_parametrizations(symmetric(), "weight"))()) is nn.Linear
+    for inner in (fb.jit, lambda fun: fb.vmap(fun, axis_size=2)):
+
+        def between(inner: Any = inner) -> Any:
+            net = symmetric()
+            return inner(lambda: parametrize.remove_parametrizations(net, "weight").weight)()
+
+        with pytest.raises(fb.StateError, match="inside of a transform"):
+            fb.jit(between)()
 
 
 # -- copies -------------------------------------------------------------------------------------------------------------
