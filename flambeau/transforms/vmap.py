@@ -51,7 +51,7 @@ def vmap(
         axis_size: its size, where no argument tells.
         spmd_axis_name: as in `jax.vmap`.
         randomness: what random layers do: raise ("error"), draw other numbers for each element ("different"), or the same
-            ("same"). The generator moves on as by one call.
+            ("same"). The generator moves on as by one call. One that `fun` itself seeds gives all elements the same.
         write: what happens to state that is the same for all elements, if a value that depends on the element is written to
             it: raise ("error"), keep the mean ("mean"), or keep all values, with the axis in front ("stack").
 
@@ -225,7 +225,7 @@ class _Mapped:
             return functools.partial(jnp.moveaxis, source=0, destination=self.cells[cell])
         if cell is not None and self.frame.created_here(cell) and id(cell) not in self.added:
             return _itself
-        if isinstance(cell, Key):
+        if isinstance(cell, Key) and cell in self.frame.keys:  # otherwise nothing was drawn before it was seeded here
             if self.randomness == "error":
                 raise StateError(
                     f"vmap of {self.name}: a random number is drawn. Say whether each element gets its own, "

@@ -11,6 +11,7 @@ import pytest
 
 import flambeau as fb
 from flambeau import nn
+from tests.transforms.small import same
 from tests.transforms.states import Observer, assert_same
 
 X = jnp.arange(12.0).reshape(4, 3) / 10
@@ -167,6 +168,22 @@ def test_what_cannot_be_a_loop_is_called_in_turn_and_says_why() -> None:
     net = nn.Sequential(*(Reading() for _ in range(3)))
     with pytest.warns(fb.FlambeauWarning, match=r"called one by one, since they read what Reading.history holds"):
         np.testing.assert_allclose(fb.jit(net.scanned())(X), X)
+
+    class Tagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tags = {"new"}
+
+        def forward(self, x: Any) -> Any:
+            self.tags.add(str(len(self.tags)))
+            return x * len(self.tags)
+
+    net = nn.Sequential(*(Tagged() for _ in range(3)))
+    same(fb.jit(net.scanned())(X), 8 * X)  # all tags are alike
+    net[1](X)
+    with pytest.warns(fb.FlambeauWarning, match=r"called one by one, since what `tags` holds is not the same for all"):
+        same(fb.jit(net)(X), 36 * X)
+    assert [len(each.tags) for each in net] == [3, 4, 3]
     layer = nn.Linear(3, 3).double()
     tied = nn.Sequential(*(nn.Linear(3, 3) for _ in range(3))).double()
     tied[2].weight = tied[0].weight

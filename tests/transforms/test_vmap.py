@@ -194,6 +194,30 @@ def test_randomness(way: int) -> None:
         np.testing.assert_array_equal(state, fb.get_rng_state())
 
 
+@pytest.mark.parametrize("randomness", ["error", "different", "same"])
+@pytest.mark.parametrize("draws_before", [False, True])
+def test_a_generator_that_is_seeded_inside(randomness: Any, draws_before: bool) -> None:
+    generator = fb.Generator()
+
+    def step(x: Any) -> Any:
+        if draws_before:
+            jax.random.uniform(generator.next_key())
+        generator.manual_seed(5)
+        return x + jax.random.uniform(generator.next_key())
+
+    for run in both(fb.vmap(step, randomness=randomness)):
+        generator.manual_seed(0)
+        expected = step(XS)
+        state = generator.get_state()
+        generator.manual_seed(0)
+        if randomness == "error" and draws_before:
+            with pytest.raises(fb.StateError, match="a random number is drawn"):
+                run(XS)
+            continue
+        same(run(XS), expected)
+        np.testing.assert_array_equal(generator.get_state(), state)
+
+
 def test_eager_and_compiled_draw_alike() -> None:
     dropout = nn.Dropout(0.5)
     found = []
