@@ -16,8 +16,8 @@ from flambeau.core.cell import Cell
 from flambeau.core.frame import Frame
 from flambeau.core.module import Module
 from flambeau.core.random import Key
-from flambeau.core.structure import Structure
-from flambeau.core.tree import Node
+from flambeau.core.structure import Structure, nodes_inside
+from flambeau.core.tree import MISSING, Node
 from flambeau.transforms._trace import Carried, entering
 
 __all__ = ["vmap"]
@@ -124,7 +124,7 @@ class _Mapped:
         self.axes = [None if isinstance(leaf, (Node, Cell)) else axis for leaf, axis in zip(leaves, axes, strict=True)]
         self.cells: dict[Cell, int] = {}  # those of modules that are mapped
         self.nodes: set[int] = set()
-        self.added: set[int] = set()  # what modules that are not mapped have now, and had not before
+        self.added: set[Cell] = set()  # what modules that are not mapped have now, and had not before
         for leaf, axis in zip(leaves, axes, strict=True):
             if axis is not None and isinstance(leaf, (Node, Cell)):
                 structure = Structure([leaf])
@@ -198,12 +198,18 @@ class _Mapped:
 
     def _call_and_look(self, arrays: list[Any]) -> Any:
         result = self._call(arrays)
-        here = self.frame.registries.values()
-        registries = [
-            registry for registry, node, _ in here if not self.frame.created_here(node) and id(node) not in self.nodes
-        ]
-        self.added = {id(each) for registry in registries for each in registry.values()}
+        held: list[Any] = []
+        for registry, node, _ in self.frame.registries.values():
+            if self._is_same_for_all(node):
+                held.extend(registry.values())
+        for node, _, container in self.frame.slots.values():
+            if self._is_same_for_all(node) and container is not MISSING:
+                held.extend(nodes_inside(container))
+        self.added = set(Structure([each for each in held if isinstance(each, (Node, Cell))]).cells)
         return result
+
+    def _is_same_for_all(self, node: Node) -> bool:
+        return not self.frame.created_here(node) and id(node) not in self.nodes
 
     def _call(self, arrays: list[Any]) -> Any:
         given = iter(arrays)
@@ -223,7 +229,7 @@ class _Mapped:
     def _group(self, cell: Cell | None, value: Any, depends: bool) -> Any:
         if cell in self.cells:
             return functools.partial(jnp.moveaxis, source=0, destination=self.cells[cell])
-        if cell is not None and self.frame.created_here(cell) and id(cell) not in self.added:
+        if cell is not None and self.frame.created_here(cell) and cell not in self.added:
             return _itself
         if isinstance(cell, Key) and cell in self.frame.keys:  # otherwise nothing was drawn before it was seeded here
             if self.randomness == "error":

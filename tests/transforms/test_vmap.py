@@ -150,6 +150,27 @@ def test_what_transforms_around_made_is_from_outside(way: int) -> None:
         both(lambda: fb.checkpoint(lambda: step(Net().double(), XS[0, 0], dependent))())[way]()
 
 
+@pytest.mark.parametrize("way", [0, 1], ids=["eager", "jit"])
+def test_a_module_that_is_given_to_one_from_outside(way: int) -> None:
+    """It is a part of what is the same for all elements, and no ensemble."""
+
+    def step(x: Any, factor: Any) -> Any:
+        if not hasattr(net, "late"):
+            net.late = nn.Sequential(nn.Linear(3, 3)).double()
+            net.late[0].weight = nn.Parameter(jnp.eye(3) * factor)
+            net.trace.append(nn.Linear(2, 2))
+        return net.late(x).sum()
+
+    net = Net().double()
+    both(fb.vmap(lambda x: step(x, 2.0), randomness="same"))[way](XS)
+    assert net.late[0].weight.shape == (3, 3) and net.trace[0].weight.shape == (2, 2)
+    same(net.late[0].weight, 2 * jnp.eye(3))
+    net = Net().double()
+    with pytest.raises(fb.StateError, match="the value depends on the mapped axis"):
+        both(fb.vmap(lambda x: step(x, x[0, 0]), randomness="same"))[way](XS)
+    assert not hasattr(net, "late") and net.trace == []
+
+
 def test_a_list_is_state_too() -> None:
     net = Net().double()
     with pytest.raises(fb.StateError, match=r"Net.trace is written"):
