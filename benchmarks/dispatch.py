@@ -1,6 +1,6 @@
 """What a compiled call costs: flambeau, and others, against lists of arrays through one donated `jax.jit`.
 
-    python benchmarks/dispatch.py            # everything, some minutes
+    python benchmarks/dispatch.py            # everything, ten minutes
     python benchmarks/dispatch.py --quick    # fewer rounds, for a first look
     python benchmarks/dispatch.py --network mlp --only equinox torch
 
@@ -45,8 +45,8 @@ CONTROL = "the same once more"
 class Effort:
     """How long to measure: processes, rounds of calls in turns, calls per turn, and repetitions of the first call."""
 
-    processes: int = 8
-    rounds: int = 50
+    processes: int = 5
+    rounds: int = 80
     repeat: int = 20
     first_calls: int = 7
 
@@ -234,7 +234,7 @@ def main() -> None:
             title = work.title
             builders = builders_of(networks.BUILDERS, work, given.only)
             effort = replace(
-                effort, processes=min(4, effort.processes), first_calls=min(3, effort.first_calls)
+                effort, processes=min(2, effort.processes), first_calls=min(3, effort.first_calls)
             )  # long ones
         console.rule(title)
         console.print(calls_table(builders, effort))

@@ -24,7 +24,8 @@ from flambeau.core.module import Module
 from flambeau.core.random import default_generator, manual_seed
 from flambeau.transforms.grad import grad, value_and_grad
 from flambeau.transforms.jit import Jitted, jit
-from tests.transforms.programs import PRELUDE, Program, programs
+from tests.transforms.programs import Program, programs
+from tests.transforms.statements import PRELUDE
 from tests.transforms.states import Observer, assert_same
 
 PROGRAMS = int(os.environ.get("FLAMBEAU_PROGRAMS", "1000"))
