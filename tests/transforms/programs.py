@@ -1,7 +1,8 @@
 """A grammar of random small modules and random programs over them.
 
 A `Program` is Python source: classes of modules, a function that works on them, and what the user does between two calls
-of it. Hypothesis draws its statements from the tables of `statements.py` and shrinks them; a failing one prints as the source it is.
+of it. Hypothesis draws its statements from the tables of `statements.py` and shrinks them; a failing one prints as
+source.
 
 The source sees the transforms as names that the caller gives it, so that one and the same program runs with and without
 them. It defines `make()`, which builds the modules (a `World`), `build(world)`, which gives the program and
