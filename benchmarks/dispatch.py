@@ -107,7 +107,6 @@ CALLS: dict[str, Callable[[Contender], Callable[[], Any]]] = {
     "both": _step_and_forward,
 }
 
-
 Times = dict[str, dict[str, np.ndarray]]  # seconds per call of each contender in each round, by the kind of call
 
 
@@ -233,9 +232,8 @@ def main() -> None:
             work = networks.TRAININGS[network]
             title = work.title
             builders = builders_of(networks.BUILDERS, work, given.only)
-            effort = replace(
-                effort, processes=min(2, effort.processes), first_calls=min(3, effort.first_calls)
-            )  # long ones
+            # Half a minute for each first call.
+            effort = replace(effort, processes=min(2, effort.processes), first_calls=min(3, effort.first_calls))
         console.rule(title)
         console.print(calls_table(builders, effort))
         if FLAMBEAU in builders:

@@ -29,10 +29,10 @@ from flambeau._errors import ShapeError, StateError
 from flambeau.core.cell import Parameter
 from flambeau.core.literals import as_arrays, evaluating
 from flambeau.core.module import Module
-from flambeau.core.structure import Structure, container_spec, fingerprint, signature
+from flambeau.core.structure import Structure, fingerprint, signature
 from flambeau.transforms._changes import changes, described, name_of_cell
 from flambeau.transforms._differentiation import name_of
-from flambeau.transforms._trace import Block, Flat, container, entering
+from flambeau.transforms._trace import Block, Flat, entering
 
 __all__ = ["Call", "Custom", "Program", "Programs", "inexact", "tracers_of"]
 
@@ -217,9 +217,7 @@ class Call(ABC):
         if _key(flat) != self.key:
             return False
         now = Structure(self.block.structure.roots)
-        return now.key == self.block.structure.key and all(
-            container_spec(container(now.nodes[i], name), [], now) == spec for i, name, spec in self.block.traced.reads
-        )
+        return now.key == self.block.structure.key and self.block.traced.finds_changed(now) is None
 
     def run(self, arrays: Sequence[Any]) -> Any:
         block, count = self.block, self.programs.state

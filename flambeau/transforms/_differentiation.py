@@ -152,9 +152,13 @@ class Differentiated:
             raise TypeError(f"{self.name}: has_aux=True expects (value, aux), got {type(result).__name__}")
         return result
 
+    def commit(self, arrays: list[Any]) -> Any:
+        """Puts state in place, and gives `aux`."""
+        return self.carried.commit(arrays)
+
     def finish(self, value: Any, arrays: list[Any]) -> tuple[Any, Any]:
-        """Puts state in place; gives the value, as arrays, and `aux`."""
-        return as_arrays(value), self.carried.commit(arrays)
+        """The same; gives the value too, as arrays."""
+        return as_arrays(value), self.commit(arrays)
 
     def gradients(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """Values for the inputs, as the caller has them."""

@@ -45,6 +45,13 @@ class Traced(NamedTuple):
     restless: str
     held: int  # how many arrays these containers hold afterwards, which are the last ones that come out
 
+    def finds_changed(self, structure: Structure) -> str | None:
+        """The name of a container that it reads and that holds something else here than where it was traced, besides values."""
+        for position, name, spec in self.reads:
+            if _contents(structure.nodes[position], name, structure)[0] != spec:
+                return name
+        return None
+
 
 def trace(
     function: Callable[[list[Any]], Any],

@@ -130,7 +130,7 @@ def _jacobian(transform: Callable[..., Any], fun: Any, argnums: Any, has_aux: bo
     def once(args: Any, kwargs: Any) -> Any:
         call = Differentiated(fun, args, kwargs, argnums, has_aux, **options)
         values, arrays = transform(call.pure, has_aux=True, **options)(call.inputs)
-        _, aux = call.finish(None, arrays)
+        aux = call.commit(arrays)
         jacobian = call.jacobian(values)
         return (jacobian, aux) if has_aux else jacobian
 

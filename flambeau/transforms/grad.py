@@ -80,9 +80,10 @@ def value_and_grad(
     def once(args: Any, kwargs: Any) -> Any:
         call = Differentiated(fun, args, kwargs, argnums, has_aux, holomorphic, allow_int)
         value, pull, arrays = jax.vjp(call.pure, call.inputs, has_aux=True)
-        _check_value(call.name, as_arrays(value), holomorphic)
+        value = as_arrays(value)
+        _check_value(call.name, value, holomorphic)
         # What the forward wrote is in place before backward hooks run, as in eager execution.
-        value, aux = call.finish(value, arrays)
+        aux = call.commit(arrays)
         gradients = call.gradients(pull(jnp.ones_like(value))[0])
         return ((value, aux) if has_aux else value), (gradients[0] if call.single else gradients)
 

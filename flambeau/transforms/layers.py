@@ -16,8 +16,8 @@ from flambeau.core.capture import Context
 from flambeau.core.cell import running
 from flambeau.core.location import users_stacklevel
 from flambeau.core.module import Module
-from flambeau.core.structure import Structure, container_spec
-from flambeau.transforms._trace import Block, Flat, container, entering, value_of
+from flambeau.core.structure import Structure
+from flambeau.transforms._trace import Block, Flat, entering, value_of
 from flambeau.transforms.disable_jit import jit_is_disabled
 from flambeau.transforms.remat import checkpoint as remat
 from flambeau.transforms.scan import Carry
@@ -149,8 +149,9 @@ class _Loop:
         if block.reads:
             node, name = block.reads[0]
             return f"they read what {type(node).__name__}.{name} holds; keep it in a buffer (self.register_buffer)"
-        for position, name, spec in block.traced.reads:
-            if any(container_spec(container(each.nodes[position], name), [], each) != spec for each in self.structures):
+        for structure in self.structures:
+            name = block.traced.finds_changed(structure)
+            if name is not None:
                 return f"what `{name}` holds is not the same for all"
         if block.traced.restless:
             return f"`{block.traced.restless}` of what they share changes from one to the next"
