@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -24,6 +24,7 @@ __all__ = [
     "is_kept_function",
     "is_tracing",
     "note_creation",
+    "outlives",
     "reads_would_be_baked",
     "refuse",
     "refuse_change",
@@ -37,8 +38,18 @@ __all__ = [
 _eager = get_opaque_trace_state()
 _warned = False
 _transforms: dict[str, Any] = {}
-# Nodes that were made while a raw transform traced: what is done to them is no change of anything outside.
-_made_inside: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class _Birth(NamedTuple):
+    """Where a node was made that was made while something traced: what is done to it there is no change of anything outside."""
+
+    trace: Any  # JAX's word for the trace, equal only to itself
+    keeping: int  # how many raw transforms were at work there that keep their trace
+
+
+# By the identity of the node, which may be unhashable; with a reference that forgets it when it is gone.
+_births: dict[int, tuple[weakref.ref[Any], _Birth]] = {}
+_last_birth: _Birth | None = None
 
 # JAX has no public way to ask which transform is at work, so the functions on the stack are asked. Where a version of JAX names
 # them otherwise, nothing is refused and nothing is warned of; that a tracer is written is seen without any name.
@@ -123,8 +134,35 @@ def is_tracing() -> bool:
 
 def note_creation(node: Any) -> None:
     """Notes that a node is made here."""
-    if is_tracing():
-        _made_inside.add(node)
+    global _last_birth
+    trace = get_opaque_trace_state()
+    if trace == _eager:
+        return
+    birth = _last_birth
+    if birth is None or birth.trace != trace:
+        birth = _last_birth = _Birth(trace, sum(1 for _ in _keeping()))
+    number = id(node)
+    # By an argument, since globals are gone when the interpreter ends.
+    _births[number] = weakref.ref(node, lambda _, births=_births: births.pop(number, None)), birth
+
+
+def outlives(owner: Any, frame: Frame | None) -> bool:
+    """Whether a node was there before the raw transform that traces here; False where none does.
+
+    Args:
+        owner: the node.
+        frame: the running one, in which the raw transform would have to run.
+    """
+    trace = get_opaque_trace_state()
+    if trace == _eager or (frame is not None and trace == frame.trace_state):
+        return False
+    birth = _birth_of(owner)
+    return birth is None or birth.trace != trace
+
+
+def _birth_of(node: Any) -> _Birth | None:
+    found = _births.get(id(node))
+    return found[1] if found is not None else None
 
 
 def refuse_change(owner: Any, name: str, frame: Frame | None = None) -> None:
@@ -135,18 +173,28 @@ def refuse_change(owner: Any, name: str, frame: Frame | None = None) -> None:
         name: its attribute.
         frame: the running one, in which the raw transform would have to run.
     """
-    if frame is not None and (get_opaque_trace_state() == frame.trace_state or frame.created(owner)):
+    if not outlives(owner, frame):
         return
-    if is_tracing() and owner not in _made_inside:
-        refuse(f"{type(owner).__name__}.{name}" if owner is not None else "state of a module")
+    birth = _birth_of(owner)
+    if birth is None and frame is not None and frame.created(owner):
+        return  # a parameter, of which no birth is noted
+    what = f"{type(owner).__name__}.{name}" if owner is not None else "state of a module"
+    refuse(what, birth.keeping if birth is not None else 0)
 
 
-def refuse(what: str) -> None:
-    """Raises if a raw transform traces here that keeps its trace; `what` is to be changed."""
+def refuse(what: str, around: int = 0) -> None:
+    """Raises if a raw transform traces here that keeps its trace.
+
+    Args:
+        what: it is to be changed.
+        around: the number of such transforms in which it was made: they do not count.
+    """
     # Under vmap and grad, which run Python each time, it is an array; so it is in `jax.ensure_compile_time_eval`.
     if not is_tracing() or not isinstance(jnp.zeros(()), Tracer):
         return
-    for theirs, ours in _keeping():
+    found = list(_keeping())
+    if len(found) > around:
+        theirs, ours = found[0]
         raise StateError(
             f"{what} was changed inside a raw {theirs}, which runs Python once: later steps or calls would not change it. "
             f"Use {ours} in its place, or change it outside."

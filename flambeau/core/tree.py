@@ -47,6 +47,14 @@ def is_container(value: Any) -> bool:
     return isinstance(value, tuple) and any(isinstance(item, jax.Array) or is_container(item) for item in value)
 
 
+def _holds_tracer(value: Any) -> bool:
+    """Whether a tracer is the value of a cell, or of one that is registered somewhere in a node."""
+    if isinstance(value, Cell):
+        return isinstance(value._value if running.frame is None else running.frame.peek(value), Tracer)
+    registries = value._registries() if isinstance(value, Node) else ()
+    return any(_holds_tracer(item) for _, registry in registries for item in registry.values())
+
+
 class Registry(dict):
     """A dict of a node's registered things, which reports each change to the clock and to the running frame."""
 
@@ -56,18 +64,20 @@ class Registry(dict):
         super().__init__()
         self._node = weakref.ref(node)
 
-    def _changing(self, name: Any = None) -> None:
+    def _changing(self, name: Any = None, value: Any = None) -> None:
         changing, node = running.frame or running.journal, self._node()
         # The keys of hooks are numbers: those may come and go within a call.
-        if isinstance(name, str):
+        if isinstance(name, str) and raw.outlives(node, running.frame):
             raw.refuse_change(node, name, running.frame)
+            if _holds_tracer(value):
+                raise StateError(tracer_write(node, name))
         clock.tick()
         if changing is not None and node is not None:
             changing.note_registry(self, node)
 
     def __setitem__(self, name: Any, value: Any) -> None:
         if self.get(name, MISSING) is not value:
-            self._changing(name)
+            self._changing(name, value)
             super().__setitem__(name, value)
 
     def __delitem__(self, name: Any) -> None:
@@ -168,8 +178,7 @@ class Node:
             node.__dict__[name] = Registry(node)
         if running.frame is not None:
             running.frame.created_nodes[id(node)] = node
-        else:
-            raw.note_creation(node)
+        raw.note_creation(node)
         return node
 
     @classmethod
@@ -250,11 +259,11 @@ class Node:
         self._forget(name, keep="_containers")
         frame = running.frame
         raw.refuse_change(self, name, frame)
+        if (frame is None or raw.outlives(self, frame)) and holds_arrays(value, Tracer):
+            raise StateError(tracer_write(self, name))
         if frame is not None:
             frame.write_container(self, name, value)
             return
-        if holds_arrays(value, Tracer):
-            raise StateError(tracer_write(self, name))
         if name in self._containers:
             # Its contents are compared when they matter, so another list of the same name changes no structure.
             if running.journal is not None:

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import flambeau as fb
+from flambeau import nn
 from flambeau.core import raw
 from scripts.make_raw_jax_table import FLAMBEAU, PAGE, Column, others, read, words
 from scripts.raw_jax.outcomes import NONE, RIGHT, SILENT, WARNS, outcome
@@ -81,3 +84,105 @@ def test_without_the_names_of_jax_functions(
     """A version of JAX that names its functions otherwise: tracers are seen all the same, and nothing is refused for that."""
     monkeypatch.setattr(raw, "_callers", lambda: iter(()))
     assert outcome(BY_NAME[row], RAW[row], Flambeau, action, CLOSED) == expected
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        self.calls += 1
+        return x + 1
+
+
+ONCE = {  # raw transforms that trace a function once and run it more often
+    "jit": lambda f, x: jax.jit(f)(x),
+    "scan": lambda f, x: jax.lax.scan(lambda x, _: (f(x), None), x, length=3)[0],
+    "fori_loop": lambda f, x: jax.lax.fori_loop(0, 3, lambda _, x: f(x), x),
+    "checkpoint": lambda f, x: jax.checkpoint(f)(x),
+}
+EACH = {  # and those that run Python each time
+    "vmap": lambda f, x: jax.vmap(f)(x),
+    "grad": lambda f, x: jax.value_and_grad(lambda x: f(x).sum())(x)[0],
+}
+AROUND = {"eager": lambda f: f, "jit": fb.jit, "checkpoint": fb.checkpoint}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("inner", [*ONCE, *EACH])
+@pytest.mark.parametrize("home", ["outside", "around", "inside"])
+def test_a_module_is_changed_where_it_was_made(around: str, inner: str, home: str) -> None:
+    """One that a transform of flambeau makes is not the raw transform's inside of it, whose steps would share a change."""
+    made = Counts() if home == "outside" else None
+
+    def run(x: jax.Array) -> Any:
+        net = Counts() if home == "around" else made
+
+        def body(x: jax.Array) -> jax.Array:
+            nonlocal net
+            if home == "inside":
+                net = Counts().requires_grad_(False)
+            assert net is not None
+            return net(x)
+
+        value = {**ONCE, **EACH}[inner](body, x)
+        return value, net.calls  # pyright: ignore[reportOptionalMemberAccess]
+
+    call = AROUND[around](run)
+    if inner in ONCE and home != "inside":
+        with pytest.raises(fb.StateError, match=rf"Counts\.calls was changed inside a raw jax\.(lax\.)?{inner}"):
+            call(jnp.zeros(2))
+        assert made is None or made.calls == 0
+    else:
+        assert call(jnp.zeros(2))[1] == 1
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_a_parameter_that_a_raw_transform_makes_is_frozen_there(around: str) -> None:
+    def step(x: jax.Array, _: Any) -> tuple[jax.Array, None]:
+        parameter = nn.Parameter(x * 2)
+        return jnp.where(parameter.requires_grad_(False).requires_grad, x, parameter.data), None
+
+    call = AROUND[around](lambda x: jax.lax.scan(step, x, length=2)[0])
+    assert call(jnp.float32(1)) == 4
+
+
+class Holds(nn.Module):
+    def __init__(self, x: jax.Array) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(x)
+
+
+KEPT = {
+    "attribute": lambda net, x: setattr(net, "kept", x),
+    "list": lambda net, x: setattr(net, "kept", [x]),
+    "parameter": lambda net, x: setattr(net, "kept", nn.Parameter(x)),
+    "module": lambda net, x: setattr(net, "kept", nn.Sequential(Holds(x))),
+}
+
+
+@pytest.mark.parametrize("around", [*AROUND, "value_and_grad"])
+@pytest.mark.parametrize("inner", EACH)
+@pytest.mark.parametrize("keep", KEPT)
+def test_nothing_keeps_a_tracer(keep: str, inner: str, around: str) -> None:
+    """Whatever a module may be given anew: its value would be a tracer of a raw transform that has ended."""
+    net = Counts()
+
+    def run(x: jax.Array) -> jax.Array:
+        def body(x: jax.Array) -> jax.Array:
+            KEPT[keep](net, x)
+            return net(x)
+
+        return EACH[inner](body, x).sum()
+
+    with pytest.raises(fb.StateError, match=r"Counts\.kept was written inside a raw jax transform"):
+        {**AROUND, "value_and_grad": fb.value_and_grad}[around](run)(jnp.ones(2))
+    assert not hasattr(net, "kept") and net.calls == 0
+    KEPT[keep](net, jnp.ones(2))
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_what_a_raw_transform_makes_ends_with_it(around: str) -> None:
+    call = AROUND[around](lambda x: jax.vmap(lambda x: Holds(x).weight * 2)(x))
+    assert call(jnp.ones(2)).tolist() == [2, 2]
