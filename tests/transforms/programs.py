@@ -69,7 +69,8 @@ class Program:
         """Whether it uses others than jit and grad."""
         return bool(
             re.search(
-                r"(checkpoint|jac\w+|jvp|vjp|linearize|map|scan|loop|cond|switch|hessian_sum|shape|scan_layers|ruled_\w+)\(",
+                r"(checkpoint|jac\w+|jvp|vjp|linearize|map|scan|loop|cond|switch|hessian_sum|shape|scan_layers|ruled_\w+"
+                r"|ensemble|functional_call)\(",
                 "\n".join(self.body),
             )
         )

@@ -11,6 +11,7 @@ from flambeau.core.random import Generator, manual_seed, next_key
 from flambeau.nn import ModuleList
 from flambeau.nn.functional import dropout
 from flambeau.optim import Adam
+from flambeau.transforms.functional_call import functional_call
 
 class Boom(Exception):
     pass
@@ -256,6 +257,12 @@ v = v + grad(ruled_back)({f}, v)["weight"]
 optimizer.step(grad(loss_of)({net}, v))
 optimizer.step(jit(grad(loss_of))({f}, v))
 with leaving_nothing: eval_shape({f}, v)
+v = functional_call({f}, {{"weight": 0.5 * {f}.weight}}, v)
+v, given = functional_call({f}, {{"mean": v[..., :2].sum() + {f}.mean}}, v, return_state=True); v = v + given["mean"]
+v = v + grad(lambda weight: jnp.sum(functional_call({f}, {{"weight": weight}}, v) ** 2))({f}.weight)
+v = all_of(ensemble(), v)
+crew = ensemble(); v = all_of(crew, v) + all_of(crew, 0.5 * v)
+v = v + grad(lambda v: jnp.sum(all_of(ensemble(), v) ** 2))(v)
 """.strip().splitlines()
 
 BLOCKS = """

@@ -58,11 +58,16 @@ def hessian_sum(f: Any) -> Any:
     return lambda v: fb.hessian(f)(v).sum(tuple(range(v.ndim)))
 
 
+prelude: dict[str, Any] = {}
+exec(PRELUDE, prelude)
+
 TRANSFORMS = {
     "checkpoint": fb.checkpoint, "jacrev": fb.jacrev, "jacfwd": fb.jacfwd, "jvp": fb.jvp, "linearize": fb.linearize,
     "vjp": fb.vjp, "scan": fb.scan, "fori_loop": fb.fori_loop, "while_loop": fb.while_loop, "cond": fb.cond,
     "switch": fb.switch, "vmap": fb.vmap, "eval_shape": fb.eval_shape,
     "scan_layers": fb.scan_layers, "with_rules": with_rules, "hessian_sum": hessian_sum,
+    "ensemble": fb.vmap(prelude["Affine"], in_axes=None, axis_size=2),
+    "all_of": lambda modules, v: fb.vmap(lambda module, v: module(v), in_axes=(0, None))(modules, v).sum(0),
     "map": lambda f, xs, reverse=False: fb.scan(lambda _, x: (0, f(x)), 0, xs, reverse=reverse)[1],
 }  # fmt: skip
 
@@ -129,10 +134,9 @@ PLAIN = {
     "vmap": plain_vmap, "scan_layers": plain_layers, "with_rules": lambda f: (f, f),
     "hessian_sum": lambda f: grad(lambda v: jnp.sum(grad(f)(v))),
     "eval_shape": lambda *_: None,  # it leaves nothing behind
+    "ensemble": lambda: [prelude["Affine"](), prelude["Affine"]()],
+    "all_of": lambda modules, v: sum(module(v) for module in modules),
 }  # fmt: skip
-
-prelude: dict[str, Any] = {}
-exec(PRELUDE, prelude)
 
 
 class Call(NamedTuple):
