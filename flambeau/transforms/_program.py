@@ -56,6 +56,8 @@ class Call:
         "_captured",
         "_expected",
         "_keys",
+        "_look",
+        "_seen",
         "_ways",
         "donated",
         "exposures",
@@ -97,15 +99,18 @@ class Call:
         self.roots: list[weakref.ref[Any]] = []
         self.under_raw = False  # whether an argument is a tracer of a raw jax transform
 
-    def expect(self, args: tuple[Any, ...], leaves: Sequence[Any], ways: Sequence[Any]) -> None:
+    def expect(
+        self, args: tuple[Any, ...], leaves: Sequence[Any], ways: Sequence[Any], look: Callable[[], Any] | None
+    ) -> None:
         """Notes what the next call of the same kind has, for `fits`: nodes and arrays of JAX, side by side, and no other.
 
         Args:
             args: the arguments, which are given by position; no tracers.
             leaves: what is in them.
-            ways: to the nodes that the function captures; None where there is none that is short.
+            ways: short ones to nodes that the function captures.
+            look: gives what the longer ways lead to, such as those through an object, to be compared; None if there are none.
         """
-        if None in ways or len(args) != len(leaves) or any(map(operator.is_not, args, leaves)):
+        if len(args) != len(leaves) or any(map(operator.is_not, args, leaves)):
             return
         if not all(isinstance(arg, (Node, Cell, jax.Array)) for arg in args):
             return
@@ -113,6 +118,7 @@ class Call:
         self._expected = list(map(_call, self._keys, args))
         self._ways = ways
         self._captured = list(map(id, map(_call, ways)))
+        self._look, self._seen = look, look and look()
         self._autocast = running.autocast
         self.recognised = True
 
@@ -134,6 +140,8 @@ class Call:
             if list(map(_call, self._keys, args)) != self._expected:
                 return False
             if self._ways and list(map(id, map(_call, self._ways))) != self._captured:
+                return False
+            if self._look is not None and self._look() != self._seen:
                 return False
         except (AttributeError, ValueError):  # no array of JAX where one was before; a name that is not bound
             return False

@@ -68,7 +68,7 @@ class Source:
                 found = step(found)
                 if number in self.holders:
                     held = itertools.islice(_held(found), _COUNTED)
-                    counts = (*counts, sum(isinstance(item, (Node, Cell)) for item in held))
+                    counts = (*counts, sum([isinstance(item, (Node, Cell)) for item in held]))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             return None, counts
         return (found if isinstance(found, (Node, Cell)) else None), counts

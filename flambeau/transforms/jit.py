@@ -130,6 +130,21 @@ class Jitted(Generic[P, R]):
         call = next(reversed(self._calls.values()), None)
         return call, [source.find((self._fun,)) for source in self._sources]
 
+    def _no_argument(self, leaf: Any) -> str:
+        """Why something cannot be an argument, and what to do."""
+        kind = type(leaf)
+        if any(value is self for base in kind.__mro__ for value in vars(base).values()):
+            return (
+                f"{self._name} is a method of {kind.__name__}, whose objects hold no state that flambeau carries. Derive the "
+                f"class from nn.Module, and call super().__init__(): the modules, optimizers, arrays and lists of its objects "
+                f"then are state. Or compile it for one object alone, in whose other attributes nothing changes: "
+                f"self.{self._name} = fb.jit(self._{self._name})"
+            )
+        return (
+            f"{self._name}: an argument of type {kind.__name__} ({leaf!r:.60}) is neither an array nor a module, optimizer or "
+            f"generator. Name it in static_argnames (or static_argnums): fb.jit(static_argnames=('...',))."
+        )
+
     # -- finding the program --------------------------------------------------------------------------------------------
 
     def _split(self, args: Any, kwargs: Any) -> tuple[Any, Any, tuple[Any, ...]]:
@@ -149,7 +164,7 @@ class Jitted(Generic[P, R]):
         """Prepares a call and keeps it for the next one with the same nodes, for as long as these nodes live."""
         for leaf in leaves:
             if key_of(type(leaf))(leaf) is None:
-                raise TypeError(_no_array(self._name, leaf))
+                raise TypeError(self._no_argument(leaf))
         call, captured = self._prepare(args, kwargs, statics)
         call.take_from(leaves)
         call.under_raw = any(isinstance(leaf, Tracer) for leaf in leaves)
@@ -157,7 +172,7 @@ class Jitted(Generic[P, R]):
         if call.program.foreign:
             return call
         if not (kwargs or statics or call.program.reads or call.structure.watched or call.under_raw):
-            call.expect(args, leaves, [source.shortcut(self._fun) for source in self._sources])
+            self._expect(call, args, leaves)
         calls = self._calls
         calls[key] = call
         roots = [leaf for leaf in leaves if isinstance(leaf, (Node, Cell))] + [
@@ -240,8 +255,14 @@ class Jitted(Generic[P, R]):
 
     def _found(self, statics: tuple[Any, ...]) -> tuple[Hashable, ...]:
         """What any call captured so far, as it is now. By that a call is remembered, which itself may need less."""
-        looked = [source.look((self._fun, *statics)) for source in self._sources]
-        return tuple([(id(node), counts) for node, counts in looked])
+        return _looked(self._sources, (self._fun, *statics))
+
+    def _expect(self, call: Call, args: tuple[Any, ...], leaves: list[Any]) -> None:
+        """Has the call recognise the next one of its kind, whose nodes come by ways that are short or long."""
+        ways = [(source, source.shortcut(self._fun)) for source in self._sources]
+        longer = [source for source, shortcut in ways if shortcut is None]
+        short = [shortcut for _, shortcut in ways if shortcut is not None]
+        call.expect(args, leaves, short, functools.partial(_looked, longer, (self._fun,)) if longer else None)
 
     def _bind(self, unbound: Unbound, statics: Any, structure: Structure, reads: list[tuple[Node, str]]) -> None:
         """Notes what a trace met that it had not bound, for the next try."""
@@ -313,19 +334,17 @@ class Jitted(Generic[P, R]):
         )
 
 
+def _looked(sources: list[Source], roots: tuple[Any, ...]) -> tuple[Hashable, ...]:
+    """The nodes to which the ways lead now, and how many there are beside them; to be compared."""
+    return tuple([(id(node), counts) for node, counts in [source.look(roots) for source in sources]])
+
+
 class _Static:
     """Stands in the place of a static argument. A pytree without leaves, so that it is a part of the arguments' treedef."""
 
 
 _STATIC = _Static()
 jax.tree_util.register_pytree_node(_Static, lambda _: ((), None), lambda _, __: _STATIC)
-
-
-def _no_array(name: str, leaf: Any) -> str:
-    return (
-        f"{name}: an argument of type {type(leaf).__name__} ({leaf!r:.60}) is neither an array nor a module, optimizer or "
-        f"generator. Name it in static_argnames (or static_argnums): fb.jit(static_argnames=('...',))."
-    )
 
 
 @overload

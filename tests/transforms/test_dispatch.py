@@ -60,7 +60,11 @@ class World:
         self.optimizers: list[Any] = [fb.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in self.nets]
         self.train, self.shake, self.predict = transform(train), transform(shake), transform(predict)
         self.closed: Any = transform(lambda x: train(self.nets[0], self.optimizers[0], x))
+        self.method: Any = transform(self.train_second)
         self.seen: list[Any] = []
+
+    def train_second(self, x: Any) -> Any:
+        return train(self.nets[1], self.optimizers[1], x)
 
     def do(self, what: str, which: int) -> None:
         net, optimizer = self.nets[which], self.optimizers[which]
@@ -71,6 +75,8 @@ class World:
                 self.seen.extend([self.train(net, optimizer, X) for _ in range(3)])
             case "train closed over":
                 self.seen.extend([self.closed(X) for _ in range(3)])
+            case "train by a method":
+                self.seen.extend([self.method(X) for _ in range(3)])
             case "shake":
                 self.seen.append(self.shake(net, X))
             case "predict":
@@ -98,8 +104,8 @@ class World:
         return [dict(net.state_dict()) for net in self.nets], states, self.seen
 
 
-DEEDS = ("train", "train often", "train closed over", "shake", "predict", "predict eagerly", "read", "write", "load", "copy",
-         "sum", "collect", "train mode", "eval mode")  # fmt: skip
+DEEDS = ("train", "train often", "train closed over", "train by a method", "shake", "predict", "predict eagerly", "read", "write",
+         "load", "copy", "sum", "collect", "train mode", "eval mode")  # fmt: skip
 
 
 @settings(max_examples=30)

@@ -324,6 +324,38 @@ def test_a_method_is_compiled() -> None:
         same(model.mean, X.mean(0))
 
 
+def test_a_method_of_an_object_that_is_no_module_says_what_to_do() -> None:
+    class Plain:
+        def __init__(self) -> None:
+            self.net = Net()
+
+        @fb.jit
+        def step(self, x: Any) -> Any:
+            return self.net(x)
+
+        def _step(self, x: Any) -> Any:
+            return self.net(x)
+
+    plain = Plain()
+    with pytest.raises(TypeError, match=r"step is a method of Plain, .* Derive the class from nn\.Module"):
+        plain.step(X)
+
+    class Trainer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+            self.losses: list[Any] = []
+
+        @fb.jit
+        def step(self, x: Any) -> None:
+            self.losses.append(self.net(x))
+
+    trainer = Trainer()
+    trainer.step(X)
+    same(trainer.losses[0], 2 * X)
+    same(fb.jit(plain._step)(X), 2 * X)
+
+
 def test_the_collector_rests_while_there_is_a_trace_and_no_longer() -> None:
     seen: list[bool] = []
 
