@@ -100,8 +100,7 @@ class Program:
             f"class Net(Module):\n{_indented([*_init('0.6', features + children), *_forward(self.net)])}",
             f"def step(m, v):\n{_indented(['x = v', *self.step, 'return v'])}\nstep = jit(step)",
             f"def loss_of(m, v):\n{_indented(['x = v', *self.loss, 'return jnp.sum(v * v)'])}",
-            # A rule cannot be the derivative with respect to what is frozen while it is differentiated.
-            f"ruled_back, ruled_forth = {'loss_of, loss_of' if 'requires_grad_' in text else 'with_rules(loss_of)'}",
+            f"ruled_back, ruled_forth = {_rules(text)}",
             f"def make():\n{_indented(['net, other = Net(), Child()', *self.wiring, 'return World(net, other)'])}",
             ACCESS[self.access].strip().format(body=_indented(body), inner_body=_indented(body, 2)),
             f"inputs = [{', '.join(self.inputs)}]",
@@ -117,6 +116,14 @@ class Program:
 
     def __repr__(self) -> str:
         return f"\n# access={self.access} holds={self.holds}\n{self.source()}"
+
+
+def _rules(text: str) -> str:
+    """What has a derivative of its own: where a rule cannot be one, the function as it is, or as the other rule has it."""
+    if "requires_grad_" in text:
+        return "loss_of, loss_of"  # what is frozen while it is differentiated
+    forward = re.search(r"jvp\(|linearize\(|jacfwd\(", text)  # of which a custom_vjp knows nothing
+    return "with_rules(loss_of)[1:] * 2" if forward else "with_rules(loss_of)"
 
 
 def _init(scale: str, features: list[str]) -> list[str]:
