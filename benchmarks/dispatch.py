@@ -13,10 +13,8 @@ take turns, and means over some processes; single times depend on the machine an
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,7 +26,7 @@ from rich.table import Table
 
 import mlp
 import networks
-from measure import compilations, in_turns, ratio, seconds
+from measure import compilations, in_fresh_processes, in_turns, ratio, seconds
 from mlp import BASELINE, FLAMBEAU, Contender, Workload, flambeau_module
 
 Builders = Mapping[str, Callable[[], Contender]]
@@ -126,8 +124,7 @@ def time_in_processes(builders: Builders, effort: Effort) -> list[Times]:
     Where its arrays come to lie in memory makes a contender some percent faster or slower for as long as it lives, and what
     was built before in a process makes all of them slower.
     """
-    one = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
-    with one as pool:
+    with in_fresh_processes() as pool:
         return list(pool.map(partial(time_calls, builders, effort), range(effort.processes)))
 
 

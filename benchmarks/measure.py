@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +49,11 @@ def in_turns(calls: Mapping[str, Call], rounds: int, repeat: int) -> dict[str, n
 def ratio(times: Mapping[str, np.ndarray], name: str, base: str) -> float:
     """Median over the rounds of `name`'s time by `base`'s in the same round."""
     return float(np.median(times[name] / times[base]))
+
+
+def in_fresh_processes() -> ProcessPoolExecutor:
+    """Runs each task that it is given in a process of its own, one after the other."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
 
 
 @contextmanager
