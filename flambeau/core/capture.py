@@ -460,8 +460,7 @@ class _Collector:
             own = target._registry(registry_name)
             new = {name: build(context) for name, build in entries}
             if list(own.items()) != list(new.items()):
-                own.clear()
-                own.update(new)
+                own.assign(new)
 
         return Effect(self._target(node), apply)
 

@@ -251,8 +251,6 @@ class Frame(Journal):
     def create(self, cell: Cell, value: Any) -> None:
         self.values[cell] = value
         self.created_cells.add(cell)
-        if isinstance(value, Tracer) and get_opaque_trace_state() != self.trace_state:
-            self.initial[cell] = value  # made in a raw transform inside: it does not come out of that, nor from here
 
     # -- static attributes and registries -------------------------------------------------------------------------------
 

@@ -89,8 +89,7 @@ def add(node: Node, kind: str, hook: Hook, *, prepend: bool = False) -> Removabl
     others = dict(registry)
     registry[handle.id] = hook
     if prepend and others:
-        registry.clear()
-        registry.update({handle.id: hook, **others})
+        registry.assign({handle.id: hook, **others})
     return handle
 
 

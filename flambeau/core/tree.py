@@ -84,32 +84,41 @@ class Registry(dict):
         self._changing(name)
         super().__delitem__(name)
 
-    def pop(self, *args: Any) -> Any:
-        self._changing()
-        return super().pop(*args)
+    def pop(self, name: Any, *default: Any) -> Any:
+        self._changing(name)
+        return super().pop(name, *default)
 
     def popitem(self) -> tuple[Any, Any]:
-        self._changing()
+        name = next(reversed(self), None)
+        self._changing(name)
         return super().popitem()
 
     def clear(self) -> None:
-        self._changing()
-        super().clear()
+        self.assign({})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        self._changing()
-        super().update(*args, **kwargs)
+        self.assign({**self, **dict(*args, **kwargs)})
 
     def setdefault(self, name: Any, default: Any = None) -> Any:
-        self._changing()
-        return super().setdefault(name, default)
+        if name not in self:
+            self[name] = default
+        return self[name]
 
     def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
+    def assign(self, contents: dict[Any, Any]) -> None:
+        """Puts other contents in place, in their order."""
+        for name in {**self, **contents}:
+            if self.get(name, MISSING) is not contents.get(name, MISSING):
+                self._changing(name, contents.get(name))
         self._changing()
-        return super().__ior__(other)
+        super().clear()
+        super().update(contents)
 
     def replace(self, contents: dict[Any, Any]) -> None:
-        """Puts other contents in place, in their order: how a frame or journal undoes and redoes changes."""
+        """The same, unseen: how a frame or journal undoes and redoes changes."""
         super().clear()
         super().update(contents)
         clock.tick()
