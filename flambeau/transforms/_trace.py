@@ -9,6 +9,7 @@ come from and go to the frame around it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
 from flambeau.core.literals import as_arrays, evaluating
 from flambeau.core.meta import Meta, no_value
+from flambeau.core.objects import same_fields
 from flambeau.core.structure import Structure, container_spec
 from flambeau.core.tree import MISSING, Node
 from flambeau.transforms._recompilation import difference
@@ -44,6 +46,7 @@ class Traced(NamedTuple):
     # what changed, by name, or nothing.
     restless: str
     held: int  # how many arrays these containers hold afterwards, which are the last ones that come out
+    moved: list[tuple[str, Callable[[Structure], Any]]]  # what changed of that, by name, and where it is in a structure
 
     def finds_changed(self, structure: Structure) -> str | None:
         """The name of a container that it reads and that holds something else here than where it was traced, besides values."""
@@ -89,12 +92,13 @@ def trace(
             raise frame.unbound
         # Those bound as inputs come first, in the order of the inputs.
         places = [(structure.node_index[node_id], name) for node_id, name in frame.container_inputs]
-        left = [_contents(structure.nodes[i], name, structure) for i, name in places] if repeats else []
+        left = [_contents(structure.nodes[i], name, structure) for i, name in places] if repeats or lasting else []
         restless = _restless(lasts) if repeats or lasting else ""
         inputs = [*cells, *(value for held in containers for value in held), *arrays]
         outcome, outs, collector = collect(frame, result, structure, inputs, numbers=numbers)
-        held = [value for _, values in left for value in values]
-        found.extend((outcome, collector.changes, places, restless, [spec for spec, _ in left], len(held)))
+        held = [value for _, values in left for value in values] if repeats else []
+        objects = [p for p, (thing, old) in enumerate(frame.watched) if not same_fields(thing, old)]
+        found.extend((outcome, collector.changes, places, restless, [spec for spec, _ in left], len(held), objects))
         return [*outs, *held]
 
     values = [value_of(cell) for cell in structure.cells]
@@ -103,12 +107,27 @@ def trace(
             raise StateError(no_value(value))
     # Not `jax.jit(pure).trace`, which does not say what the tracers are that `pure` has from a trace around this one.
     closed = jax.make_jaxpr(lambda *inputs: frame.run(lambda: pure(*inputs)))(values, contents, arrays)
-    outcome, changes, places, restless, left, held = found
+    outcome, changes, places, restless, left, held, objects = found
     bound = [(i, name, _contents(structure.nodes[i], name, structure)[0]) for i, name in places]
-    for (i, name, before), after in zip(bound, left, strict=False):
-        if before != after:
-            restless = restless or f"{type(structure.nodes[i]).__name__}.{name}"
-    return Traced(closed, outcome, changes, bound, restless, held)
+    filled = [(i, name) for (i, name, before), after in zip(bound, left, strict=False) if before != after]
+    for i, name in filled:
+        if id(structure.nodes[i]) in lasts.node_index:
+            restless = restless or _title(structure, i, name)
+    moved = [(_title(structure, i, name), functools.partial(_container_of, i, name)) for i, name in filled]
+    moved += [(type(structure.watched[p][0]).__name__, functools.partial(_object_of, p)) for p in objects]
+    return Traced(closed, outcome, changes, bound, restless, held, moved)
+
+
+def _title(structure: Structure, position: int, name: str) -> str:
+    return f"{type(structure.nodes[position]).__name__}.{name}"
+
+
+def _container_of(position: int, name: str, structure: Structure) -> Any:
+    return container(structure.nodes[position], name)
+
+
+def _object_of(position: int, structure: Structure) -> Any:
+    return structure.watched[position][0]
 
 
 def container(node: Node, name: str) -> Any:

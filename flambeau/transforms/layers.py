@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -14,15 +14,19 @@ from flambeau.core import raw
 from flambeau.core._rows import rows, stack
 from flambeau.core.capture import Context
 from flambeau.core.cell import running
+from flambeau.core.containers import is_mutable, items
 from flambeau.core.location import users_stacklevel
 from flambeau.core.module import Module
 from flambeau.core.structure import Structure
+from flambeau.core.tree import Node
 from flambeau.transforms._trace import Block, Flat, entering, value_of
 from flambeau.transforms.disable_jit import jit_is_disabled
 from flambeau.transforms.remat import checkpoint as remat
 from flambeau.transforms.scan import Carry
 
 __all__ = ["scan_layers"]
+
+T = TypeVar("T")
 
 
 def scan_layers(
@@ -130,11 +134,11 @@ class _Loop:
             return self.value.next(layers[0](given, *self.arguments.rebuild(arrays[count:])), arrays[:count])
 
         likes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.value.arrays]
-        things = [layers[0], *self.value.flat.things, *self.arguments.things]
+        things = [layers[0], *_in_both(*layers[:2]), *self.value.flat.things, *self.arguments.things]
         self.block = block = Block(call, [*likes, *self.arguments.arrays], [], things, lasting=1)
         shared = block.structure.roots[1:]
         self.structures = [block.structure, *(Structure([layer, *shared]) for layer in layers[1:])]
-        self.columns = [list(cells) for cells in zip(*(each.cells for each in self.structures), strict=False)]
+        self.columns = _columns(each.cells for each in self.structures)
         self.own = [i for i, cells in enumerate(self.columns) if cells[0] is not cells[1]]
         self.obstacle = self._obstacle()
 
@@ -143,9 +147,10 @@ class _Loop:
         block = self.block
         if any(each.key != block.structure.key for each in self.structures):
             return "what they share with each other is not the same for all"
-        own = [cell for i in self.own for cell in self.columns[i]]
-        if len(set(own)) < len(own) or any(len(set(self.columns[i])) > 1 for i in self._shared()):
+        if _differ_in_sharing(self.columns):
             return "some of them share parameters that the others do not"
+        if _differ_in_sharing(_columns(each.nodes for each in self.structures)):
+            return "some of them share modules that the others do not"
         if block.reads:
             node, name = block.reads[0]
             return f"they read what {type(node).__name__}.{name} holds; keep it in a buffer (self.register_buffer)"
@@ -153,13 +158,16 @@ class _Loop:
             name = block.traced.finds_changed(structure)
             if name is not None:
                 return f"what `{name}` holds is not the same for all"
-        if block.traced.restless:
-            return f"`{block.traced.restless}` of what they share changes from one to the next"
-        return ""
+        restless = block.traced.restless or self._moved()
+        return f"`{restless}` of what they share changes from one to the next" if restless else ""
 
-    def _shared(self) -> list[int]:
-        own = set(self.own)
-        return [i for i in range(len(self.columns)) if i not in own]
+    def _moved(self) -> str:
+        """The name of a container or object that the first one changes, and that another one has too."""
+        for name, find in self.block.traced.moved:
+            parts = [set(_mutable_parts(find(structure))) for structure in self.structures]
+            if len(set().union(*parts)) < sum(map(len, parts)):
+                return name
+        return ""
 
     def run(self, options: _Options) -> Any:
         return self.value.flat.rebuild(self._in_a_row(options) if options.unroll is True else self._looped(options))
@@ -219,6 +227,33 @@ class _Loop:
         """Makes the changes that one layer makes besides writing cells."""
         outs = [*([None] * len(self.block.written)), *arrays]
         self.block.traced.outcome.change(Context(structure.nodes, structure.cells, outs, structure.watched))
+
+
+def _in_both(first: Module, second: Module) -> list[Node]:
+    """The modules that two layers share."""
+    own = Structure([first]).node_index
+    return [node for node in Structure([second]).nodes if id(node) in own]
+
+
+def _columns(rows: Iterable[Sequence[T]]) -> list[tuple[T, ...]]:
+    return list(zip(*rows, strict=False))
+
+
+def _differ_in_sharing(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether some layers have a thing in common that others do not have, or have in another place."""
+    own = [id(thing) for things in columns if things[0] is not things[1] for thing in things]
+    alike = (len(set(map(id, things))) == 1 for things in columns if things[0] is things[1])
+    return len(set(own)) < len(own) or not all(alike)
+
+
+def _mutable_parts(value: Any) -> Iterator[int]:
+    """The identities of what may change in a value: of itself, and of the containers in it."""
+    if not isinstance(value, tuple):
+        yield id(value)
+    if is_mutable(value) or isinstance(value, tuple):
+        for item in items(value):
+            if is_mutable(item) or isinstance(item, tuple):
+                yield from _mutable_parts(item)
 
 
 raw.introduce("scan_layers", scan_layers)

@@ -202,3 +202,108 @@ def test_a_layer_whose_output_is_another_shape() -> None:
     net = nn.Sequential(Growing(), Growing())
     with pytest.raises(fb.ShapeError, match=r"expected the carry to stay float64\[4, 3\], got float64\[4, 6\]"):
         fb.jit(net.scanned())(X)
+
+
+class Config:
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class Counting(nn.Module):
+    """What the layers below share, by whichever way they come to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.seen: list[Any] = []
+        self.named: dict[str, Any] = {}
+        self.register_buffer("steps", jnp.zeros(()))
+
+
+class Sharing(nn.Module):
+    def __init__(self, change: Any, shared: Counting, config: Config) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(jnp.full(3, 0.5))
+        self.change, self.shared, self.config, self.seen = change, shared, config, shared.seen
+        self.nested = [shared.named]
+
+    def forward(self, x: Any, *given: Any) -> Any:
+        return self.change(self, x) * self.weight
+
+
+def counts_static(layer: Any, x: Any) -> Any:
+    layer.shared.calls += 1
+    return x * layer.shared.calls
+
+
+def counts_in_a_buffer(layer: Any, x: Any) -> Any:
+    layer.shared.steps = layer.shared.steps + 1
+    return x * layer.shared.steps
+
+
+def counts_in_an_object(layer: Any, x: Any) -> Any:
+    layer.config.calls += 1
+    return x
+
+
+def adds_an_attribute(layer: Any, x: Any) -> Any:
+    layer.shared.last = getattr(layer.shared, "last", 0.0) + x
+    return x
+
+
+def appends(layer: Any, x: Any) -> Any:
+    layer.seen.append(x)
+    return x
+
+
+def appends_by_length(layer: Any, x: Any) -> Any:
+    layer.seen.append(x if len(layer.seen) % 2 else "even")
+    return x
+
+
+def fills_by_length(layer: Any, x: Any) -> Any:
+    named = layer.nested[0]
+    named[str(len(named))] = x
+    return x
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        counts_static,
+        counts_in_a_buffer,
+        counts_in_an_object,
+        adds_an_attribute,
+        appends,
+        appends_by_length,
+        fills_by_length,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:scan_layers. layers like Sharing are called one by one")
+def test_what_the_layers_share_and_change(change: Any, given: bool) -> None:
+    """Each finds what the one before it left, whether they alone hold it or it is an argument, too."""
+    left: list[Any] = []
+    for transform in (lambda function: function, fb.jit):
+        shared, config = Counting(), Config()
+        layers = nn.ModuleList(Sharing(change, shared, config) for _ in range(4))
+        out = transform(lambda layers, *args: fb.scan_layers(layers, *args))(layers, X, *[shared] * given)
+        last = getattr(shared, "last", None)
+        left.append([out, last, shared.steps, shared.seen, shared.named, f"{shared.calls} {config.calls}"])
+    eager, compiled = map(jax.tree.leaves, left)
+    assert len(eager) == len(compiled) > 2
+    for a, b in zip(eager, compiled, strict=True):
+        same(a, b) if not isinstance(a, str) else np.testing.assert_equal(a, b)
+
+
+def test_layers_of_which_some_share_a_module() -> None:
+    def count(layer: Any, x: Any) -> Any:
+        layer.shared.calls = layer.shared.calls + 1
+        return x
+
+    first, second = Counting(), Counting()
+    del first.steps, second.steps
+    layers = [Sharing(count, each, Config()) for each in (first, second, second)]
+    with pytest.warns(fb.FlambeauWarning, match="one by one, since some of them share modules that the others do not"):
+        fb.jit(lambda x: fb.scan_layers(layers, x))(X)
+    assert [layer.shared.calls for layer in layers] == [1, 2, 2]
