@@ -25,6 +25,7 @@ from flambeau.core import raw
 from flambeau.core.cell import Cell, Parameter, copy, running, tracer_write, written_tracer
 from flambeau.core.containers import (
     ObservedList,
+    holds_arrays,
     is_mutable,
     items,
     map_container,
@@ -209,7 +210,7 @@ class _Collector:
         if isinstance(value, tuple):
             return self._container(value, numbers)
         if is_mutable(value):
-            return self._shared_container(value, numbers)
+            return self._of_watched(value) or self._shared_container(value, numbers)
         treedef = jax.tree.structure(value)
         if jax.tree_util.treedef_is_leaf(treedef) or value is None:
             return self._object(value)
@@ -265,10 +266,9 @@ class _Collector:
 
     def _object(self, value: Any) -> Build:
         """Something static. What can change, and was made by the function, is made anew at each application."""
-        position = self.watched.get(id(value))
-        if position is not None:
-            self.recipe.append((type(value), position))
-            return lambda context: context.watched[position][0]
+        watched = self._of_watched(value)
+        if watched is not None:
+            return watched
         known = self.new.get(id(value))
         if known is not None:
             return self._again(known, value)
@@ -276,6 +276,14 @@ class _Collector:
             self.recipe.append(fingerprint(value))
             return _constant(value)
         return self._new_object(value)
+
+    def _of_watched(self, value: Any) -> Build | None:
+        """The very thing that the frame found in a static attribute, or nothing if it did not."""
+        position = self.watched.get(id(value))
+        if position is None:
+            return None
+        self.recipe.append((type(value), position))
+        return lambda context: context.watched[position][0]
 
     def _new_object(self, value: Any) -> Build:
         template, kind, held = id(value), type(value), fields(value)
@@ -443,6 +451,7 @@ class _Collector:
         self._effect("deletes", node, name)
 
         def apply(target: Node, context: Context) -> None:
+            raw.refuse_change(target, name, running.frame)
             if running.frame is not None:
                 running.frame.delete_container(target, name)
             elif name in target._containers:
@@ -477,20 +486,45 @@ class _Collector:
         if isinstance(held, np.ndarray):
             self.recipe.append(fingerprint(held))
         build = (lambda context: held) if isinstance(held, np.ndarray) else self._container(held, False)
-        return Effect(
-            lambda context: context.watched[position][0], lambda target, context: put_fields(target, build(context))
-        )
+
+        def put(target: Any, context: Context) -> None:
+            if raw.outlives(target, running.frame):
+                raw.refuse(f"a {thing}")
+            if running.frame is not None:
+                running.frame.watch(context.watched)
+            put_fields(target, build(context))
+
+        return Effect(lambda context: context.watched[position][0], put)
 
     def _refill(self, twin: Twin) -> Effect:
         node, name = twin.locator[:2]
         self._effect("fills", node, name)
+        holder = self._target(node)
         if isinstance(twin.value, ObservedList) and not twin.value.loaded:
             more = [self.encode(item) for item in twin.value.raw()]
-            return Effect(
-                self.origin(twin), lambda target, context: target.extend([build(context) for build in more]), adds=True
-            )
+
+            def extend(target: Any, context: Context) -> None:
+                new = [build(context) for build in more]
+                _allow_filling(holder(context), name, new)
+                target.extend(new)
+
+            return Effect(self.origin(twin), extend, adds=True)
         contents = self._container(twin.value, False)
-        return Effect(self.origin(twin), lambda target, context: refill(target, contents(context)))
+
+        def fill(target: Any, context: Context) -> None:
+            new = contents(context)
+            _allow_filling(holder(context), name, new)
+            refill(target, new)
+
+        return Effect(self.origin(twin), fill)
+
+
+def _allow_filling(holder: Any, name: str, new: Any) -> None:
+    """Raises if a container that outlives a raw transform is changed in it, which its node does not notice."""
+    if raw.outlives(holder, running.frame):
+        raw.refuse_change(holder, name, running.frame)
+        if holds_arrays(new, Tracer):
+            raise StateError(tracer_write(holder, name))
 
 
 def _constant(value: Any) -> Build:
@@ -591,10 +625,15 @@ def making(run: Callable[[], Any]) -> Any:
             unmade.make()
 
 
-def transparently(fun: Callable[[], Any]) -> Any:
-    """Runs `fun` in a frame of its own: an exception in it leaves everything as it was."""
+def transparently(fun: Callable[[], Any], objects: Iterable[Any] = ()) -> Any:
+    """Runs `fun` in a frame of its own: an exception in it leaves everything as it was.
+
+    Args:
+        objects: mutable ones in static attributes, which nobody but they notice when they change.
+    """
     frame = Frame()
     frame.calling = True
+    frame.watched = [(thing, fields(thing)) for thing in objects]
     outcome, arrays, collector = frame.run(lambda: collect(frame, fun()))
     return commit(frame, outcome, collector, arrays)
 

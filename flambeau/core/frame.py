@@ -24,11 +24,10 @@ from flambeau.core.containers import (
     items,
     map_container,
     rebuild_tuple,
-    refill,
     same_contents,
     shallow,
 )
-from flambeau.core.objects import put_fields
+from flambeau.core.objects import fields, put_fields
 from flambeau.core.tree import MISSING, Node, Registry
 
 __all__ = ["Frame", "Journal", "Twin", "Unbound", "Unmade"]
@@ -68,7 +67,7 @@ class Journal:
         self.flags: dict[Parameter, bool] = {}
         self.made: dict[Cell, tuple[type[Cell], Any]] = {}
         self.classes: dict[int, tuple[Node, type]] = {}
-        self.contents: dict[int, tuple[Any, Any]] = {}  # by id of the container
+        self.contents: dict[int, tuple[Any, Any]] = {}  # by id of the container or object
 
     def note_cell(self, cell: Cell) -> None:
         self.cells.setdefault(cell, (cell._value, cell._exposed))
@@ -91,11 +90,11 @@ class Journal:
         self.classes.setdefault(id(node), (node, type(node)))
 
     def note_contents(self, container: Any) -> None:
-        """Notes what a mutable container holds, and what the containers in it hold."""
+        """Notes what a mutable container or object holds, and what the containers in a container hold."""
         if id(container) in self.contents:
             return
-        self.contents[id(container)] = (container, shallow(container))
-        for item in items(container):
+        self.contents[id(container)] = (container, fields(container))
+        for item in items(container) if is_mutable(container) else ():
             if is_mutable(item):
                 self.note_contents(item)
 
@@ -112,7 +111,7 @@ class Journal:
         for parameter, flag in self.flags.items():
             parameter._requires_grad = flag
         for container, old in reversed(self.contents.values()):
-            refill(container, old)
+            put_fields(container, old)
         for cell, (kind, value) in self.made.items():
             cell.__class__, cell._value = kind, value
         for node, kind in self.classes.values():
@@ -194,6 +193,12 @@ class Frame(Journal):
         self.rollback()
         for thing, old in self.watched:
             put_fields(thing, old)
+
+    def watch(self, objects: Iterable[tuple[Any, Any]]) -> None:
+        """Notes what mutable objects hold, before they change here. A compiling frame knows all of them from the start."""
+        known = {id(thing) for thing, _ in self.watched}
+        if not self.opaque:
+            self.watched.extend((thing, fields(thing)) for thing, _ in objects if id(thing) not in known)
 
     def bind(self, cells: Iterable[Cell], values: Iterable[Any]) -> None:
         self.initial.update(zip(cells, values, strict=True))

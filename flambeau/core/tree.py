@@ -315,6 +315,8 @@ class Node:
             if registry_name == keep or registry_name not in attributes:
                 continue
             if registry_name == "_containers" and running.frame is not None:
+                if running.frame.has_container(self, name):
+                    raw.refuse_change(self, name, running.frame)
                 found |= running.frame.delete_container(self, name)
             elif name in attributes[registry_name]:
                 del attributes[registry_name][name]

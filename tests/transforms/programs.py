@@ -28,6 +28,7 @@ from tests.transforms.statements import (
     FUNCTIONS,
     INPUTS,
     NESTED,
+    OBJECTS,
     RESULTS,
     SHARED,
     STATEMENTS,
@@ -181,9 +182,12 @@ def _statement(draw: st.DrawFn, scope: _Scope, depth: int) -> list[str]:
     kinds += ["function"] * 3 if scope.nested and depth < 2 else []
     kinds += ["try", "hook"] if scope.callables else []
     kinds += ["block"] if depth < 1 else []
+    kinds += ["object"] if scope is NET else []
     kind = draw(st.sampled_from(kinds))
     if kind == "plain":
         return [_filled(draw, draw(_PLAIN if scope.net else _PLAIN_OF_ANY), scope)]
+    if kind == "object":
+        return [draw(st.sampled_from(OBJECTS))]
     if kind == "call":
         return [_filled(draw, draw(st.sampled_from(CALLS)), scope)]
     if kind == "nested":

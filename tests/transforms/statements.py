@@ -18,7 +18,7 @@ class Boom(Exception):
 
 class Config:
     def __init__(self):
-        self.scale, self.name = 0.5, "small"
+        self.scale, self.name, self.seen = 0.5, "small", []
 
 class World:
     def __init__(self, net, other):
@@ -219,6 +219,17 @@ manual_seed(7)
 if {m}.mode == "bad": raise Boom
 """.strip().splitlines()
 
+# Only in the `forward` of what is called from outside: an object tells nobody that it changes, so those that hang on a module,
+# or below it, are looked at when it is called.
+OBJECTS = """
+self.config.scale += 0.5
+self.config.name = "used"
+self.config.last = v.shape
+v = v + self.config.scale
+v = v + len(getattr(self.config, "last", ()))
+self.config.seen.append(v.shape)
+""".strip().splitlines()
+
 # Not inside of a leaf module, which may be the one that `{f}` or `lazy` is: it would call itself for ever.
 CALLS = """
 v = {f}(v)
@@ -335,6 +346,9 @@ net.layers[2].eval()
 [layer.register_forward_hook(keep_output) for layer in net.layers]
 net.layers[0] = net.layers[2]
 net.layers.append(net.inner)
+[setattr(layer, "history", net.history) for layer in net.layers]
+[setattr(layer, "seen", net.seen) for layer in net.layers]
+[setattr(layer, "lazy", other) for layer in net.layers]
 net.history = []
 del net.h
 """.strip().splitlines()

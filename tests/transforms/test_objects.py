@@ -140,3 +140,72 @@ def test_a_new_attribute_under_vmap_is_one_for_all_elements() -> None:
     with pytest.raises(fb.StateError, match="depends on the mapped axis"):
         fb.vmap(lambda x: setattr(other, "last", x))(jnp.ones((4, 3)))
     assert not hasattr(other, "last")
+
+
+@pytest.mark.parametrize("transform", [lambda net: net, fb.jit, fb.checkpoint])
+def test_an_exception_leaves_objects_as_they_were(transform: Any) -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held = types.SimpleNamespace(count=0, seen=[1], last=None)
+
+        def forward(self, x: Any) -> Any:
+            self.held.count += 1
+            self.held.seen.append(2)
+            self.held.last = x.shape
+            self.held.new = 3
+            raise RuntimeError("in the middle")
+
+    net = Failing()
+    with pytest.raises(RuntimeError, match="in the middle"):
+        transform(net)(X)
+    assert vars(net.held) == {"count": 0, "seen": [1], "last": None}
+
+
+@pytest.mark.parametrize("transform", [lambda function: function, fb.jit, fb.value_and_grad])
+@pytest.mark.parametrize("value", ["a number", "what it was given"])
+def test_objects_under_raw_transforms(value: str, transform: Any) -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held = types.SimpleNamespace(last=None)
+
+        def forward(self, x: Any) -> Any:
+            self.held.last = 1.5 if value == "a number" else x
+            return x
+
+    net = Keeping()
+    with pytest.raises(fb.StateError):
+        transform(lambda x: jax.lax.scan(lambda _, x: (0, net(x)), 0, x)[1].sum())(X)
+    assert net.held.last is None
+
+
+@pytest.mark.parametrize("inner", ["grad", "checkpoint", "hessian", "jvp", "vmap"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_objects_hold_arrays_after_every_transform(compiled: bool, inner: str) -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(jnp.ones(2))
+            self.held = types.SimpleNamespace(last=None, calls=0, seen=[])
+            self.seen = self.held.seen
+
+        def forward(self, x: Any) -> Any:
+            self.held.last = x * self.weight
+            self.held.calls += 1
+            self.held.seen.append("called")
+            return (x * self.weight).sum()
+
+    runs = {
+        "grad": lambda net, x: fb.grad(lambda net: net(x))(net),
+        "checkpoint": lambda net, x: fb.checkpoint(net)(x),
+        "hessian": lambda net, x: fb.hessian(lambda x: net(x))(x),
+        "jvp": lambda net, x: fb.jvp(lambda x: net(x), (x,), (x,)),
+        "vmap": lambda net, x: fb.vmap(lambda y: net(x) * y)(jnp.arange(3.0)),
+    }
+    net = Keeping()
+    seen = net.held.seen
+    for _ in range(2):
+        (fb.jit(runs[inner]) if compiled else runs[inner])(net, X)
+    np.testing.assert_allclose(net.held.last, X, rtol=1e-6)
+    assert net.held.calls == 2 and net.held.seen is seen and seen == ["called"] * 2

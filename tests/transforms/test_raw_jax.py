@@ -198,6 +198,50 @@ def test_nothing_keeps_a_tracer(by: str, keep: str, inner: str, around: str) -> 
     net(jnp.ones(2), keep)
 
 
+def _deletes(net: Any, x: jax.Array) -> None:
+    del net.history
+
+
+CHANGES = {
+    "appends": lambda net, x: net.history.append(1.5),
+    "appends what it was given": lambda net, x: net.history.append(x),
+    "replaces an item": lambda net, x: net.history.__setitem__(0, 2.5),
+    "clears": lambda net, x: net.history.clear(),
+    "deletes": _deletes,
+}
+
+
+class Changing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.history = [0.5]
+
+    def forward(self, x: jax.Array, change: str) -> jax.Array:
+        CHANGES[change](self, x)
+        return x + 1
+
+
+@pytest.mark.parametrize("around", [*AROUND, "value_and_grad"])
+@pytest.mark.parametrize("inner", [*EACH, *ONCE])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_container_is_changed_as_often_as_the_code_says(change: str, inner: str, around: str) -> None:
+    """By a raw transform that runs Python each time, if no tracer is in it; by no other."""
+    net = Changing()
+
+    def run(x: jax.Array) -> jax.Array:
+        return {**EACH, **ONCE}[inner](lambda x: net(x, change), x).sum()
+
+    call = {**AROUND, "value_and_grad": fb.value_and_grad}[around](run)
+    if inner in ONCE or change == "appends what it was given":
+        with pytest.raises(fb.StateError, match=r"Changing\.history was (written|changed) inside a raw jax"):
+            call(jnp.ones(2))
+        assert net.history == [0.5]
+    else:
+        call(jnp.ones(2))
+        left = {"appends": [0.5, 1.5], "replaces an item": [2.5], "clears": [], "deletes": None}
+        assert getattr(net, "history", None) == left[change]
+
+
 @pytest.mark.parametrize("around", ["eager", "jit"])
 def test_what_a_raw_transform_makes_ends_with_it(around: str) -> None:
     call = AROUND[around](lambda x: jax.vmap(lambda x: Holds(x)(x))(x))
