@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from flambeau.core.capture import Change
 from flambeau.core.cell import Cell
+from flambeau.core.outcome import Change
 from flambeau.core.tree import Node
 from flambeau.transforms._trace import Block
 

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from flambeau.core.capture import Context, Outcome
 from flambeau.core.cell import Cell, clock, running
 from flambeau.core.gradients import Gradients
+from flambeau.core.outcome import Context, Outcome
 from flambeau.core.structure import Structure, container_spec, signature
 from flambeau.core.tree import Node
 from flambeau.transforms._trace import container

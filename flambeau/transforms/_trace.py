@@ -18,13 +18,14 @@ import jax.extend.core
 import numpy as np
 
 from flambeau._errors import StateError
-from flambeau.core.capture import Context, Outcome, collect, commit, making, transparently
+from flambeau.core.capture import collect, commit, making, transparently
 from flambeau.core.cell import Cell, running
 from flambeau.core.frame import Frame, Unbound
 from flambeau.core.hooks import global_hooks
 from flambeau.core.literals import as_arrays, evaluating
 from flambeau.core.meta import Meta, no_value
 from flambeau.core.objects import same_fields
+from flambeau.core.outcome import Context, Outcome
 from flambeau.core.structure import Structure, container_spec
 from flambeau.core.tree import MISSING, Node
 from flambeau.transforms._recompilation import difference

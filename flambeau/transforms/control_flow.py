@@ -11,8 +11,8 @@ import numpy as np
 from jax import lax
 
 from flambeau._errors import ShapeError, StateError
-from flambeau.core.capture import Change
 from flambeau.core.cell import Cell
+from flambeau.core.outcome import Change
 from flambeau.core.tree import Node
 from flambeau.transforms._changes import described, other_changes
 from flambeau.transforms._recompilation import PATIENCE, warn_restless

@@ -6,8 +6,8 @@ import io
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from flambeau.core.capture import Change
 from flambeau.core.cell import Cell
+from flambeau.core.outcome import Change
 from flambeau.core.structure import nodes_inside
 from flambeau.core.tree import Node
 from flambeau.transforms._program import Call

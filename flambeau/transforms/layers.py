@@ -12,11 +12,11 @@ from jax import lax
 from flambeau._errors import FlambeauWarning
 from flambeau.core import raw
 from flambeau.core._rows import rows, stack
-from flambeau.core.capture import Context
 from flambeau.core.cell import running
 from flambeau.core.containers import is_mutable, items
 from flambeau.core.location import users_stacklevel
 from flambeau.core.module import Module
+from flambeau.core.outcome import Context
 from flambeau.core.structure import Structure
 from flambeau.core.tree import Node
 from flambeau.transforms._trace import Block, Flat, entering, value_of

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from flambeau._errors import ShapeError, StateError
-from flambeau.core.capture import Change
 from flambeau.core.cell import Cell
 from flambeau.core.frame import Frame
 from flambeau.core.module import Module
+from flambeau.core.outcome import Change
 from flambeau.core.random import Key
 from flambeau.core.structure import Structure, nodes_inside
 from flambeau.core.tree import MISSING, Node
