@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,20 +71,29 @@ def _tokens(scale: int) -> tuple[jax.Array, jax.Array]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
+def _sgd(net: Any) -> fb.optim.Optimizer:
+    return fb.optim.SGD(net.parameters(), lr=LR, momentum=0.9)
+
+
+def _adamw(net: Any) -> fb.optim.Optimizer:
+    return fb.optim.AdamW(net.parameters(), lr=LR)
+
+
+# Without lambdas, for they are sent to other processes.
 TRAININGS = {
     "resnet50": Training(
         "ResNet-50 with 4 channels in its stem, 2 images of 32 by 32, SGD with momentum",
         _resnet50,
         _images,
-        lambda net: fb.optim.SGD(net.parameters(), lr=LR, momentum=0.9),
-        lambda: optax.sgd(LR, momentum=0.9),
+        _sgd,
+        partial(optax.sgd, LR, momentum=0.9),
     ),
     "gpt2": Training(
         "GPT-2 small of width 24, 8 tokens, dropout, AdamW",
         _gpt2,
         _tokens,
-        lambda net: fb.optim.AdamW(net.parameters(), lr=LR),
-        lambda: optax.adamw(LR, weight_decay=0.01),
+        _adamw,
+        partial(optax.adamw, LR, weight_decay=0.01),
     ),
 }
 
