@@ -1,6 +1,6 @@
 """What the first training step of a deep network costs: tracing, compiling and running it once, by the number of its blocks.
 
-    python benchmarks/compile.py                    # everything, half an hour
+    python benchmarks/compile.py                    # everything, twenty minutes
     python benchmarks/compile.py --quick            # 6 and 48 blocks, those that are scanned
     python benchmarks/compile.py --only equinox
 
@@ -40,7 +40,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders whose name has one of these in it")
     parser.add_argument("--width", type=int, default=64, help="width of the blocks (%(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="first steps of each, of which the median counts (%(default)s)"
+        "--rounds", type=int, default=1, help="first steps of each, of which the median counts (%(default)s)"
     )
     return parser.parse_args()
 
