@@ -98,7 +98,8 @@ def trace(
         inputs = [*cells, *(value for held in containers for value in held), *arrays]
         outcome, outs, collector = collect(frame, result, structure, inputs, numbers=numbers)
         held = [value for _, values in left for value in values] if repeats else []
-        objects = [p for p, (thing, old) in enumerate(frame.watched) if not same_fields(thing, old)]
+        watched = frame.watched if lasting else []
+        objects = [p for p, (thing, old) in enumerate(watched) if not same_fields(thing, old)]
         found.extend((outcome, collector.changes, places, restless, [spec for spec, _ in left], len(held), objects))
         return [*outs, *held]
 

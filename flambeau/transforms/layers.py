@@ -85,19 +85,20 @@ class _Options(NamedTuple):
 def _run_all(layers: list[Module], value: Any, args: tuple[Any, ...], options: _Options) -> Any:
     if running.frame is None or not running.frame.compiles() or jit_is_disabled():
         return _one_by_one(layers, value, args, options)
-    keys = [Structure([layer]).key for layer in layers]
+    structures = [Structure([layer]) for layer in layers]
     start = 0
     while start < len(layers):
         stop = start + 1
-        while stop < len(layers) and keys[stop] == keys[start]:
+        while stop < len(layers) and structures[stop].key == structures[start].key:
             stop += 1
-        loop = _Loop(layers[start:stop], value, args) if stop - start > 1 else None
+        alike = layers[start:stop]
+        loop = _Loop(alike, _in_both(*structures[start : start + 2]), value, args) if len(alike) > 1 else None
         if loop is not None and not loop.obstacle:
             value = loop.run(options)
         else:
             if loop is not None:
                 _warn(layers[start], loop.obstacle)
-            value = _one_by_one(layers[start:stop], value, args, options)
+            value = _one_by_one(alike, value, args, options)
         start = stop
     return value
 
@@ -123,7 +124,7 @@ class _Loop:
     the others are stacked.
     """
 
-    def __init__(self, layers: list[Module], value: Any, args: tuple[Any, ...]) -> None:
+    def __init__(self, layers: list[Module], shared: list[Node], value: Any, args: tuple[Any, ...]) -> None:
         self.value = Carry("scan_layers", value)
         self.arguments = Flat(args)
         self.obstacle = ""
@@ -134,10 +135,10 @@ class _Loop:
             return self.value.next(layers[0](given, *self.arguments.rebuild(arrays[count:])), arrays[:count])
 
         likes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.value.arrays]
-        things = [layers[0], *_in_both(*layers[:2]), *self.value.flat.things, *self.arguments.things]
+        things = [layers[0], *shared, *self.value.flat.things, *self.arguments.things]
         self.block = block = Block(call, [*likes, *self.arguments.arrays], [], things, lasting=1)
-        shared = block.structure.roots[1:]
-        self.structures = [block.structure, *(Structure([layer, *shared]) for layer in layers[1:])]
+        others = block.structure.roots[1:]
+        self.structures = [block.structure, *(Structure([layer, *others]) for layer in layers[1:])]
         self.columns = _columns(each.cells for each in self.structures)
         self.own = [i for i, cells in enumerate(self.columns) if cells[0] is not cells[1]]
         self.obstacle = self._obstacle()
@@ -229,10 +230,9 @@ class _Loop:
         self.block.traced.outcome.change(Context(structure.nodes, structure.cells, outs, structure.watched))
 
 
-def _in_both(first: Module, second: Module) -> list[Node]:
+def _in_both(first: Structure, second: Structure) -> list[Node]:
     """The modules that two layers share."""
-    own = Structure([first]).node_index
-    return [node for node in Structure([second]).nodes if id(node) in own]
+    return [node for node in second.nodes if id(node) in first.node_index]
 
 
 def _columns(rows: Iterable[Sequence[T]]) -> list[tuple[T, ...]]:

@@ -106,11 +106,13 @@ EACH = {  # and those that run Python each time
     "vmap": lambda f, x: jax.vmap(f)(x),
     "grad": lambda f, x: jax.value_and_grad(lambda x: f(x).sum())(x)[0],
 }
+INNER = {**ONCE, **EACH}
 AROUND = {"eager": lambda f: f, "jit": fb.jit, "checkpoint": fb.checkpoint}
+AROUND_SCALARS = {**AROUND, "value_and_grad": fb.value_and_grad}
 
 
 @pytest.mark.parametrize("around", AROUND)
-@pytest.mark.parametrize("inner", [*ONCE, *EACH])
+@pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("home", ["outside", "around", "inside"])
 def test_a_module_is_changed_where_it_was_made(around: str, inner: str, home: str) -> None:
     """One that a transform of flambeau makes is not the raw transform's inside of it, whose steps would share a change."""
@@ -126,7 +128,7 @@ def test_a_module_is_changed_where_it_was_made(around: str, inner: str, home: st
             assert net is not None
             return net(x)
 
-        value = {**ONCE, **EACH}[inner](body, x)
+        value = INNER[inner](body, x)
         return value, net.calls  # pyright: ignore[reportOptionalMemberAccess]
 
     call = AROUND[around](run)
@@ -173,8 +175,8 @@ class Keeps(nn.Module):
         return x + 1
 
 
-@pytest.mark.parametrize("around", [*AROUND, "value_and_grad"])
-@pytest.mark.parametrize("inner", [*EACH, *ONCE])
+@pytest.mark.parametrize("around", AROUND_SCALARS)
+@pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("keep", KEPT)
 @pytest.mark.parametrize("by", ["forward", "somebody else"])
 def test_nothing_keeps_a_tracer(by: str, keep: str, inner: str, around: str) -> None:
@@ -188,12 +190,12 @@ def test_nothing_keeps_a_tracer(by: str, keep: str, inner: str, around: str) -> 
             KEPT[keep](net, x)
             return x + 1
 
-        return {**EACH, **ONCE}[inner](body, x).sum()
+        return INNER[inner](body, x).sum()
 
     with pytest.raises(
         fb.StateError, match=r"Keeps\.(kept|_parameters|_modules) was (written|changed) inside a raw jax"
     ):
-        {**AROUND, "value_and_grad": fb.value_and_grad}[around](run)(jnp.ones(2))
+        AROUND_SCALARS[around](run)(jnp.ones(2))
     assert not hasattr(net, "kept")
     net(jnp.ones(2), keep)
 
@@ -221,17 +223,17 @@ class Changing(nn.Module):
         return x + 1
 
 
-@pytest.mark.parametrize("around", [*AROUND, "value_and_grad"])
-@pytest.mark.parametrize("inner", [*EACH, *ONCE])
+@pytest.mark.parametrize("around", AROUND_SCALARS)
+@pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_container_is_changed_as_often_as_the_code_says(change: str, inner: str, around: str) -> None:
     """By a raw transform that runs Python each time, if no tracer is in it; by no other."""
     net = Changing()
 
     def run(x: jax.Array) -> jax.Array:
-        return {**EACH, **ONCE}[inner](lambda x: net(x, change), x).sum()
+        return INNER[inner](lambda x: net(x, change), x).sum()
 
-    call = {**AROUND, "value_and_grad": fb.value_and_grad}[around](run)
+    call = AROUND_SCALARS[around](run)
     if inner in ONCE or change == "appends what it was given":
         with pytest.raises(fb.StateError, match=r"Changing\.history was (written|changed) inside a raw jax"):
             call(jnp.ones(2))
