@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
@@ -100,4 +101,4 @@ def channel_norms(t: jax.Array, n: Any, dim: int) -> np.ndarray:
         if channels.ndim != 3:
             raise ShapeError(f"the norm {n!r} is one of matrices, but a channel has the shape {channels.shape[1:]}")
         return np.linalg.norm(channels, n, (1, 2))
-    return np.linalg.norm(channels.reshape(len(channels), -1), 2 if n == "fro" else n, 1)
+    return np.linalg.norm(channels.reshape(len(channels), math.prod(channels.shape[1:])), 2 if n == "fro" else n, 1)

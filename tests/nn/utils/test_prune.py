@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import flambeau as fb
@@ -46,6 +46,10 @@ calls = st.lists(
 )
 
 
+def by_scores(amount: int, dim: int) -> Call:
+    return "ln_structured", {"amount": amount, "n": 1, "dim": dim, "importance_scores": True}
+
+
 def pair(layer: str) -> tuple[Any, Any]:
     """Our layer and torch's, in float64 and with the same values."""
     make, _ = LAYERS[layer]
@@ -71,6 +75,7 @@ def for_torch(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(st.sampled_from(["linear", "conv"]), calls)
+@example("linear", [*3 * [by_scores(1, dim=1)], by_scores(0, dim=0)])  # nothing is left to prune
 @settings(max_examples=60)
 def test_as_torch(layer: str, calls: list[Call]) -> None:
     """Any deterministic methods, one after the other; where torch refuses one, so do we, and nothing has changed."""
