@@ -29,7 +29,7 @@ def _warn_of(module: Module, path: str) -> None:
     from flambeau.core.structure import nodes_inside
 
     registered: set[int] | None = None
-    plain = [*module._containers.items(), *((n, v) for n, v in module._statics() if isinstance(v, tuple))]
+    plain = [*module._containers_now().items(), *((n, v) for n, v in module._statics() if isinstance(v, tuple))]
     for name, value in plain:
         found = [node for node in nodes_inside(value) if isinstance(node, Module)]
         if not found or name in _said(module):

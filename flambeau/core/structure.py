@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter, clock, running
+from flambeau.core.cell import Cell, UninitializedBuffer, UninitializedParameter, clock
 from flambeau.core.containers import ObservedList, is_mutable, items
 from flambeau.core.objects import attributes, fields, has_plain_fields, same_fields
 from flambeau.core.placement import mesh_of
@@ -205,8 +205,7 @@ class Structure:
     def _inside_containers(self, node: Node, watched: list[Any]) -> Hashable:
         """Names, and the nodes and cells that plain containers hold: bound too, though `parameters()` does not see them."""
         found: list[Hashable] = []
-        containers = node._containers if running.frame is None else running.frame.containers_of(node)
-        for name, value in containers.items():
+        for name, value in node._containers_now().items():
             found.append((name, *(self._visit(inner, watched) for inner in nodes_inside(value))))
         return tuple(found)
 

@@ -234,9 +234,9 @@ class Node:
         return f"'{type(self).__name__}' object has no attribute '{name}'"
 
     def __dir__(self) -> list[str]:
-        names = set(super().__dir__())
+        names = {*super().__dir__(), *self._containers_now()}
         for registry in self._registry_names:
-            names.update(self.__dict__.get(registry, ()))
+            names.update(self.__dict__[registry] if registry != "_containers" else ())
         return sorted(name for name in names if not name[:1].isdigit())
 
     # -- writing --------------------------------------------------------------------------------------------------------
@@ -353,6 +353,10 @@ class Node:
             if registry is not None:
                 yield name, registry
 
+    def _containers_now(self) -> dict[str, Any]:
+        """The containers by name: in a frame those that are assigned there, and without those that are deleted there."""
+        return self._containers if running.frame is None else running.frame.containers_of(self)
+
     def _registry(self, name: str) -> Registry:
         """One of the registries that a node gets when it first needs them."""
         registry = self.__dict__.get(name)
@@ -368,8 +372,7 @@ class Node:
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "_below"}
         if running.frame is not None:
-            containers = {name: running.frame.read_container(self, name) for name in self._containers}
-            state["_containers"] = {name: value for name, value in containers.items() if value is not MISSING}
+            state["_containers"] = {name: running.frame.read_container(self, name) for name in self._containers_now()}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

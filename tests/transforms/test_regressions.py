@@ -95,6 +95,26 @@ def test_as_eager(program: Callable[..., Any], captured: bool) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), run(fb.jit), run(lambda fun: fun))
 
 
+@pytest.mark.parametrize("wrap", [lambda fun: fun, fb.jit, fb.checkpoint, lambda fun: fb.jit(fb.checkpoint(fun))])
+def test_a_copy_has_the_lists_that_were_assigned_and_not_those_that_were_deleted(wrap: Any) -> None:
+    def program(net: Any, x: Any) -> Any:
+        net.h = [x.sum()]
+        net.new = {"x": x}
+        net.history.append(2 * x)
+        del net.g
+        assert {"h", "new"} <= set(dir(net)) and "g" not in dir(net)
+        net.copy = copy.deepcopy(net)
+        net.h.append(x)
+        return x.sum()
+
+    net = Net()
+    net.g = [X]
+    wrap(program)(net, X)
+    expected = {"history": [X, 2 * X], "h": [X.sum()], "new": {"x": X}}
+    jax.tree.map(np.testing.assert_allclose, {name: getattr(net.copy, name) for name in expected}, expected)
+    assert len(net.h) == 2 and not hasattr(net.copy, "g") and not hasattr(net, "g")
+
+
 def test_a_module_with_a_hook_is_copied_inside() -> None:
     def program(net: Any, x: Any) -> Any:
         with net.register_forward_hook(lambda module, args, output: 2 * output):

@@ -220,7 +220,7 @@ class LRScheduler(Node):
         """The attributes of the scheduler but for the optimizer, by PyTorch's names."""
         numbers = {name: getattr(self, name) for name in self._numbers}
         statics = {name: value for name, value in self._statics() if name != "optimizer"}
-        return {**statics, **{name: copy(getattr(self, name)) for name in self._containers}, **numbers}
+        return {**statics, **{name: copy(getattr(self, name)) for name in self._containers_now()}, **numbers}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave, or that of PyTorch's scheduler of the same name.
