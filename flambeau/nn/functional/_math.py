@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from flambeau._errors import DtypeError
 from flambeau.nn.functional._checks import describe
 
-__all__ = ["absolute", "clamp_min", "log1p_exp", "straight_through", "vector_norm", "widen"]
+__all__ = ["absolute", "clamp_min", "computed_once", "log1p_exp", "straight_through", "vector_norm", "widen"]
 
 Axis = int | tuple[int, ...]
 
@@ -29,6 +29,12 @@ def widen(x: ArrayLike) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         raise DtypeError(f"expected a floating dtype, got {describe(array)}")
     return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+
+
+@jax.jit  # to be traced once for each shape, and not at each use
+def computed_once(x: jax.Array) -> jax.Array:
+    """`x`, of which XLA's CPU compiler makes an array, and does not compute it anew in each loop that reads it."""
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
 @jax.custom_jvp

@@ -9,14 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from flambeau._errors import DtypeError, ShapeError
 from flambeau.nn.functional._checks import describe
-from flambeau.nn.functional._math import widen
+from flambeau.nn.functional._math import computed_once, widen
 
 __all__ = ["Scalar", "check_parameters", "per_channel", "standardize"]
 
 Scalar = jax.Array | float
+Tangent = jax.Array | SymbolicZero
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
@@ -34,17 +36,21 @@ def standardize(
     return centred * (lax.rsqrt(var + eps) * scale) + shift, mean, var
 
 
-@standardize.defjvp
 def _standardize_jvp(
     axes: tuple[int, ...],
     eps: float,
     axis_name: Hashable | None,
     primals: tuple[jax.Array, Scalar, Scalar],
-    tangents: tuple[jax.Array, Scalar, Scalar],
+    tangents: tuple[Tangent, Tangent, Tangent],
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     # What autodiff makes of the lines above reads the cotangent g in four sums. In this form of the derivative all that
     # is summed is g and x̂ · g, once for the input, the scale and the shift together.
-    (x, scale, _), (dx, dscale, dshift) = primals, tangents
+    x, scale, _ = primals
+    pairs = zip(primals, tangents, strict=True)
+    dx, dscale, dshift = (zero_from_primal(p) if isinstance(t, SymbolicZero) else t for p, t in pairs)
+    if not isinstance(tangents[0], SymbolicZero):
+        # On the way back, all the sums of the layer before read this cotangent, whose own sums those of the one before.
+        dx = computed_once(dx)
     y, mean, var = standardize(*primals, axes, eps, axis_name)
     inverse = lax.rsqrt(var + eps)
     x_hat = (x - mean) * inverse
@@ -53,6 +59,9 @@ def _standardize_jvp(
     projection = _mean(x_hat * dx, axes, axis_name)
     dy = slope * dx + (dshift - slope * dmean) + x_hat * (dscale - slope * projection)
     return (y, mean, var), (dy, dmean, 2 * projection / inverse)
+
+
+standardize.defjvp(_standardize_jvp, symbolic_zeros=True)
 
 
 def _mean(x: jax.Array, axes: tuple[int, ...], axis_name: Any) -> jax.Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -189,6 +190,21 @@ def test_batch_norm_under_vmap() -> None:
     x = jnp.asarray(normal(2, 4, 3))
     one = lambda x: F.batch_norm(x, None, None, training=True)  # noqa: E731
     np.testing.assert_allclose(jax.vmap(one)(x), jnp.stack([one(x[0]), one(x[1])]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_the_way_back_keeps_cotangents_on_cpus_alone(platform: str) -> None:
+    def loss(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return jnp.sum(F.layer_norm(x, (3,), weight) ** 3)
+
+    def barriers(argnum: int) -> int:
+        exported = jax.export.export(jax.jit(jax.grad(loss, argnum)), platforms=[platform])(
+            jnp.ones((2, 3)), jnp.ones(3)
+        )
+        return exported.mlir_module().count("stablehlo.optimization_barrier")
+
+    assert barriers(0) == (platform == "cpu")
+    assert barriers(1) == 0  # an input that is not differentiated has no cotangent
 
 
 def test_errors_of_batch_and_instance_norm() -> None:
