@@ -53,7 +53,7 @@ class SequentialEncoder(Encoder):
 
     def forward(self, x: jax.Array) -> jax.Array:
         x = self.avgpool(self.features(x))
-        return self.classifier(x.reshape(len(x), -1))  # (N, C, H, W) -> (N, C*H*W)
+        return self.classifier(x.reshape(x.shape[0], -1))  # (N, C, H, W) -> (N, C*H*W)
 
 
 class SqueezeExcitation(nn.Module):
@@ -85,7 +85,7 @@ class StochasticDepth(nn.Module):
         self.p = p
 
     def forward(self, x: jax.Array) -> jax.Array:
-        each = jnp.ones((len(x), *[1] * (x.ndim - 1)), x.dtype)  # (N, 1, ..., 1)
+        each = jnp.ones((x.shape[0], *[1] * (x.ndim - 1)), x.dtype)  # (N, 1, ..., 1)
         return x * F.dropout(each, self.p) if self.training and self.p else x
 
     def extra_repr(self) -> str:

@@ -168,7 +168,7 @@ class CLIPVisionEmbeddings(nn.Module):
             )
         patches = self.patch_embedding(images)
         patches = patches.reshape(*patches.shape[:2], -1).swapaxes(1, 2)  # (N, width, h, w) -> (N, h·w, width)
-        whole = jnp.broadcast_to(self.class_embedding, (len(patches), 1, patches.shape[2]))
+        whole = jnp.broadcast_to(self.class_embedding, (patches.shape[0], 1, patches.shape[2]))
         return jnp.concatenate([whole, patches], axis=1) + self.position_embedding.weight
 
 

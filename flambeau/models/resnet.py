@@ -225,7 +225,7 @@ class ResNet(Encoder):
 
     def forward(self, x: jax.Array) -> jax.Array:
         x = self.avgpool(self.feature_maps(x)[self.stage_strides[-1]])
-        return self.fc(x.reshape(len(x), -1))  # (N, C, 1, 1) -> (N, C)
+        return self.fc(x.reshape(x.shape[0], -1))  # (N, C, 1, 1) -> (N, C)
 
 
 @register

@@ -86,7 +86,7 @@ class ConvVAE(nn.Module):
     def decode(self, z: jax.Array) -> jax.Array:
         """The image `(N, C, S, S)` of a code `(N, Z)`, as logits."""
         x = self.start(z)
-        return self.decoder(x.reshape(len(x), *self.start_shape))  # (N, C·s·s) -> (N, C, s, s)
+        return self.decoder(x.reshape(x.shape[0], *self.start_shape))  # (N, C·s·s) -> (N, C, s, s)
 
     def sample(self, count: int) -> jax.Array:
         """Images `(count, C, S, S)`, with values in (0, 1), of codes from the default generator."""
@@ -136,7 +136,7 @@ def vae_loss(
     """
     pixels = F.binary_cross_entropy_with_logits(logits, images, reduction="sum")
     divergence = 0.5 * (mean**2 + jnp.exp(log_variance) - log_variance - 1).sum()
-    return (pixels + beta * divergence) / len(images)
+    return (pixels + beta * divergence) / images.shape[0]
 
 
 @register

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,6 +96,20 @@ def test_names_order_shapes_and_outputs(case: str) -> None:
     assert list(map(str, specs(net))) == lines
     out = fb.jit(lambda net, x: net(x))(net, jnp.asarray(images(*SMALL[case][1])))
     np.testing.assert_allclose(out, golden["eval"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_the_number_of_images_may_be_a_name(case: str) -> None:
+    """As in an export for batches of any size, also of a step of training."""
+    net, (count,) = SMALL[case][0](), jax.export.symbolic_shape("count")
+    some = jax.ShapeDtypeStruct((count, *images(*SMALL[case][1]).shape[1:]), jnp.float32)
+
+    def loss(net: Any, x: Any) -> Any:
+        out = net(x)
+        return out.sum(), out
+
+    assert fb.eval_shape(fb.grad(loss, has_aux=True), net, some)[1].shape[0] == count
+    assert fb.eval_shape(lambda net, x: net(x), net.eval(), some).shape[0] == count
 
 
 @pytest.mark.parametrize("case", [case for case in SMALL if ALL or case not in SLOW_TO_TRAIN])

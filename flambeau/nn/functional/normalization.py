@@ -88,7 +88,7 @@ def _with_stats(
     count = _count(input, axes, axis_name)
     if count == 0:  # an empty batch says nothing
         return output.astype(input.dtype), running_mean, running_var
-    unbiased = var * (count / max(count - 1, 1))
+    unbiased = var * (count / (count - 1 if count != 1 else 1))  # for a count that is a symbol, too
     return output.astype(input.dtype), _blend(running_mean, mean, momentum), _blend(running_var, unbiased, momentum)
 
 
