@@ -182,6 +182,7 @@ class Call(ABC):
     programs: Programs
     derived: Callable[..., list[Any]]  # the function of all inputs, with its rule, as JAX has it
     places: tuple[Any, ...]  # the arguments, with the numbers of the inputs in the places of arrays
+    parameters: dict[int, dict[str, int]]  # the inputs that a module's parameters are when the call begins, by its id
 
     def __init__(self, custom: Custom[..., Any], args: tuple[Any, ...], flat: Flat) -> None:
         self.custom, self.title, self.flat = custom, custom.title, flat
@@ -300,7 +301,10 @@ class Call(ABC):
         avals = self.block.traced.closed.in_avals
         self.places = self.flat.rebuild(map(_At, itertools.count(len(avals) - len(self.flat.arrays))))
         plain = Program(self.block.traced.closed, self.outer)
-        slots = [self.slot(leaf) for n in self.differentiated for leaf in jax.tree.leaves(self.places[n])]
+        leaves = [leaf for n in self.differentiated for leaf in jax.tree.leaves(self.places[n])]
+        # Now, since the function may put other modules in the places of those whose parameters are differentiated.
+        self.parameters = {id(leaf): self._parameters(leaf) for leaf in leaves if isinstance(leaf, Module)}
+        slots = [self.slot(leaf) for leaf in leaves]
         numbers = {i for slot in slots for i in (slot.values() if isinstance(slot, dict) else [slot]) if i is not None}
         wrt = sorted(i for i in numbers if inexact(avals[i]))
         used = [*plain.used, *(len(avals) + position for _, position in plain.places)]
@@ -309,12 +313,15 @@ class Call(ABC):
 
     def slot(self, leaf: Any) -> Any:
         """The input that a leaf of `places` is; a module's parameters by name; None for what has no derivative."""
-        cells = self.block.structure.cell_index
         if isinstance(leaf, Module):
-            return {name: cells[parameter] for name, parameter in leaf.named_parameters() if parameter in cells}
+            return self.parameters[id(leaf)]
         if isinstance(leaf, Parameter):
-            return cells[leaf]
+            return self.block.structure.cell_index[leaf]
         return int(leaf) if isinstance(leaf, _At) else None
+
+    def _parameters(self, module: Module) -> dict[str, int]:
+        cells = self.block.structure.cell_index
+        return {name: cells[parameter] for name, parameter in module.named_parameters() if parameter in cells}
 
     def _refusal(self, number: int) -> str:
         block = self.block

@@ -356,3 +356,29 @@ def test_no_module_is_kept_alive(make: Any) -> None:
         del net
         gc.collect()
         assert watch() is None
+
+
+@pytest.mark.parametrize("wrap", [lambda fun: fun, fb.jit, fb.checkpoint])
+def test_a_module_that_the_function_replaces_gets_the_gradients_of_the_one_before(wrap: Any) -> None:
+    class Renewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Net()
+
+        def forward(self, x: Any) -> Any:
+            y = self.inner(x).sum()
+            self.inner = Net()
+            return y
+
+    def rule(net: Any, x: Any) -> Any:
+        y, gradients = fb.value_and_grad(lambda net, x: net(x))(net, x)
+        return y, gradients
+
+    call = fb.custom_vjp(lambda net, x: net(x))
+    call.defvjp(rule, lambda gradients, y_bar: ({name: 3 * y_bar * g for name, g in gradients.items()}, None))
+    net = Renewing()
+    for _ in range(2):
+        before = net.inner
+        gradients = wrap(fb.grad(lambda net, x: call(net, x)))(net, X)
+        same(gradients["inner.weight"], 3 * X.sum(0))
+        assert net.inner is not before and [name for name, _ in net.named_parameters()] == ["inner.weight"]
