@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from flambeau.core.cell import Cell
 from flambeau.core.placement import placed_like
@@ -19,7 +20,8 @@ __all__ = ["load_group", "save_group"]
 def save_group(group: ParamGroup) -> tuple[dict[int, dict[str, jax.Array]], dict[str, jax.Array]]:
     """The state of each parameter by its number, and what is kept for the whole group.
 
-    Each of independent parameters has a copy of what it shares with others, and no state at all before its first step.
+    Each of independent parameters has a copy of what it shares with others, and no state at all before its first step; inside
+    of a compiled function, where nothing is known of steps, what it would begin with.
     """
     own: dict[int, dict[str, jax.Array]] = {}
     for (i, name), cell in group._state.items():
@@ -29,10 +31,15 @@ def save_group(group: ParamGroup) -> tuple[dict[int, dict[str, jax.Array]], dict
     saved: dict[int, dict[str, jax.Array]] = {}
     for cohort in group._cohorts:
         shared = {name: cell.get(group) for (first, name), cell in group._shared.items() if first == cohort[0]}
-        if not group._recipe.counter or shared.get(group._recipe.counter, False):
+        if not group._recipe.counter or _may_have_stepped(shared.get(group._recipe.counter, False)):
             visible = {name: value for name, value in shared.items() if not _is_hidden(name)}
             saved.update((i, {**visible, **own.get(i, {})}) for i in cohort)
     return dict(sorted(saved.items())), {}
+
+
+def _may_have_stepped(count: Any) -> bool:
+    """Whether a cohort is not known to be new; what a compiled function counts is known at run time only."""
+    return isinstance(count, Tracer) or bool(count)
 
 
 def load_group(
@@ -98,7 +105,7 @@ def _put(group: ParamGroup, loaded: list[dict[str, Any]], shared: list[str]) -> 
     """Writes the values; parameters that have been stepped equally often come to share a cohort."""
     cohorts = group._cohorts
     if group._recipe.independent:
-        cohorts = group._partition([tuple(np.asarray(values[name]).tobytes() for name in shared) for values in loaded])
+        cohorts = group._partition([tuple(_content(values[name]) for name in shared) for values in loaded])
     if cohorts != group._cohorts:
         group._cohorts = cohorts
         group._shared.clear()
@@ -111,6 +118,11 @@ def _put(group: ParamGroup, loaded: list[dict[str, Any]], shared: list[str]) -> 
                 group._shared[cohort[0], name] = Cell(value)
     for (i, name), cell in group._state.items():
         cell.set(loaded[i][name], owner=group, name=name)
+
+
+def _content(value: Any) -> Any:
+    """By which values are told apart; in a compiled function, by where they come from."""
+    return id(value) if isinstance(value, Tracer) else np.asarray(value).tobytes()
 
 
 def _is_hidden(name: str) -> bool:

@@ -195,7 +195,10 @@ class Optimizer(Node):
 
     @property
     def state(self) -> Mapping[Parameter, Mapping[str, jax.Array]]:
-        """The state of each parameter that has been stepped, by names such as "exp_avg". A view: nothing can be set in it."""
+        """The state of each parameter that has been stepped, by names such as "exp_avg". A view: nothing can be set in it.
+
+        In a compiled function nothing is known of steps: there, each parameter has what it would begin with.
+        """
         return MappingProxyType(
             {
                 group["params"][i]: MappingProxyType(entry)
@@ -209,8 +212,9 @@ class Optimizer(Node):
 
         Returns:
             `{"state": {0: {"step": ..., "exp_avg": ...}, ...}, "param_groups": [{"lr": ..., "params": [0, 1]}, ...]}`, where
-            parameters are numbered through all groups; those that were never stepped have no state. What an optax
-            transformation keeps for all of a group together is in a third entry, `"shared"`: a list with a dict for each group.
+            parameters are numbered through all groups. Those that were never stepped have no state; in a compiled function,
+            which cannot know, the one that they would begin with. What an optax transformation keeps for all of a group
+            together is in a third entry, `"shared"`: a list with a dict for each group.
 
         Source: https://docs.pytorch.org/docs/2.13/generated/torch.optim.Optimizer.state_dict.html
         """

@@ -330,6 +330,29 @@ def test_a_group_that_is_closed_over() -> None:
     assert [float(halve()), float(halve()), group["lr"]] == [0.25, 0.125, 0.125]
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_state_is_read_and_put_back_inside(name: str) -> None:
+    """A step that is taken back: what a line search does, or a guard against gradients that are not finite."""
+    net, twin = Net(), Net()
+    optimizer, expected = MAKERS[name](net.parameters()), MAKERS[name](twin.parameters())
+    training_step()(net, optimizer), training_step()(twin, expected)
+
+    @jit
+    def step_and_back() -> Any:
+        before, weights = optimizer.state_dict(), net.state_dict()
+        optimizer.step(grad(loss)(net))
+        after = optimizer.state_dict()
+        optimizer.load_state_dict(before)
+        net.load_state_dict(weights)
+        return after["state"]
+
+    after = step_and_back()
+    assert_same(optimizer.state_dict(), expected.state_dict())
+    training_step()(net, optimizer), training_step()(twin, expected)
+    assert_same(after, optimizer.state_dict()["state"])
+    assert_same(optimizer.state_dict(), expected.state_dict())
+
+
 def test_the_trace_stays_short() -> None:
     """As many equations as optax's own update of the same parameters: nothing is counted or corrected per parameter."""
     net = Net()

@@ -8,7 +8,7 @@ import jax, jax.numpy as jnp
 from flambeau.core.module import Module
 from flambeau.core.cell import Buffer, Parameter
 from flambeau.core.random import Generator, manual_seed, next_key
-from flambeau.nn import ModuleList
+from flambeau.nn import ModuleList, Sequential
 from flambeau.nn.functional import dropout
 from flambeau.optim import Adam
 from flambeau.transforms.functional_call import functional_call
@@ -127,6 +127,14 @@ del {m}.h
 {m}.get_parameter("bias").requires_grad_(False)
 {m}.requires_grad_(True)
 {m}.apply(halve)
+{m}.best = {m}.state_dict()
+{m}.load_state_dict({m}.best, strict=False)
+{m}.best = dict({m}.named_buffers(), best={m}.get_parameter("weight"))
+v = v + sum(jnp.sum(array) for array in {m}.state_dict().values())
+{m}.lazy = copy.copy(other)
+{m}.register_buffer("late", None)
+setattr({m}, "weight", None)
+[b.copy_(0.5 * b) for b in {m}.buffers() if b.dtype == v.dtype]
 {m}.load_state_dict({m}.state_dict())
 {m}.lazy = Affine()
 {m}.lazy = Affine() if not hasattr({m}, "lazy") else {m}.lazy
@@ -215,6 +223,15 @@ manual_seed(7)
 {net}.inner, {net}.twin = {net}.twin, {net}.inner
 {net}.twin = {net}.inner
 {net}.inner = Child()
+{net}.layers.append(Child())
+{net}.layers.insert(0, Child())
+{net}.layers.pop(0)
+del {net}.layers[-1]
+{net}.layers = {net}.layers[1:]
+{net}.layers[0] = {net}.layers[-1]
+{net}.get_submodule("layers.1").mean = {e}
+{net}.extra_layers = ModuleList({net}.layers)
+for layer in {net}.layers: layer.mean = {e}
 {net}.inner.weight = {net}.weight
 if {m}.mode == "bad": raise Boom
 """.strip().splitlines()
@@ -260,12 +277,21 @@ v = scan_layers([{net}.layers[0], {f}, *{net}.layers], v)
 v = v + grad(lambda v: jnp.sum(scan_layers({net}.layers, v) ** 2))(v)
 v = jit(lambda v: scan_layers({net}.layers, v))(v)
 v = {net}.layers[1](v)
+for layer in reversed({net}.layers): v = layer(v)
+v = scan_layers({net}.layers[:2], v)
+v = scan_layers([Child(), Child()], v)
+v = Sequential(*{net}.layers)(v)
+v = Sequential(*{net}.layers).scanned()(v)
 v = v + ruled_back({f}, v)
 v = v + ruled_forth({f}, v)
 v = v + grad(ruled_back, argnums=1)({f}, v)
 v = v + jit(grad(ruled_forth, argnums=1))({f}, v)
 v = v + grad(ruled_back)({f}, v)["weight"]
 optimizer.step(grad(loss_of)({net}, v))
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.param_groups[0]["lr"] *= 0.5
+optimizer.param_groups[0]["lr"] = 0.1 * jnp.abs(jnp.sum(v))
+v = v + optimizer.param_groups[0]["lr"]
 optimizer.step(jit(grad(loss_of))({f}, v))
 with leaving_nothing: eval_shape({f}, v)
 v = functional_call({f}, {{"weight": 0.5 * {f}.weight}}, v)

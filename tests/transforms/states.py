@@ -101,7 +101,8 @@ class Observer:
         assert not _deleted(array), "a cell holds an array that was donated"
         if self.holds:
             self.hold(array)
-        return np.array(array), cell._settings()
+        # The decimal that Python set is forgotten when a transform sets the number.
+        return np.array(array), {name: value for name, value in cell._settings().items() if name != "exact"}
 
     def _node(self, node: Node, seen: dict[int, Any]) -> Any:
         found: dict[str, Any] = {name: self._look(value, seen) for name, value in sorted(node._statics())}
