@@ -335,7 +335,8 @@ def test_state_is_read_and_put_back_inside(name: str) -> None:
     """A step that is taken back: what a line search does, or a guard against gradients that are not finite."""
     net, twin = Net(), Net()
     optimizer, expected = MAKERS[name](net.parameters()), MAKERS[name](twin.parameters())
-    training_step()(net, optimizer), training_step()(twin, expected)
+    for each in ((net, optimizer), (twin, expected)):
+        training_step()(*each)
 
     @jit
     def step_and_back() -> Any:
@@ -348,7 +349,8 @@ def test_state_is_read_and_put_back_inside(name: str) -> None:
 
     after = step_and_back()
     assert_same(optimizer.state_dict(), expected.state_dict())
-    training_step()(net, optimizer), training_step()(twin, expected)
+    for each in ((net, optimizer), (twin, expected)):
+        training_step()(*each)
     assert_same(after, optimizer.state_dict()["state"])
     assert_same(optimizer.state_dict(), expected.state_dict())
 
