@@ -155,7 +155,9 @@ class Cell:
             holder = owner_of(value)
             if holder is self:
                 return
-            frame.write(self, value if holder is None else copy(value), owner, name)
+            value = value if holder is None else copy(value)
+            frame.write(self, value, owner, name)
+            _owners[id(value)] = self
             return
         if isinstance(value, Tracer):
             raise StateError(tracer_write(owner, name))

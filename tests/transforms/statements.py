@@ -119,7 +119,7 @@ del {m}.h
 {m}.get_parameter("weight").data = {m}.weight * 0.5 + {n}.bias
 {m}.weight = Parameter(0.5 * {m}.weight)
 {m}.extra = Parameter(jnp.ones(2))
-{m}.extra = Parameter({e}) if not hasattr({m}, "extra") else {m}.extra
+{m}.extra = Parameter(0.5 * ({e})) if not hasattr({m}, "extra") else {m}.extra
 {m}.bias = {m}.weight
 {m}.bias = {n}.weight
 {m}.bias = {n}.bias

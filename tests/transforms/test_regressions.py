@@ -115,6 +115,20 @@ def test_a_copy_has_the_lists_that_were_assigned_and_not_those_that_were_deleted
     assert len(net.h) == 2 and not hasattr(net.copy, "g") and not hasattr(net, "g")
 
 
+@pytest.mark.parametrize("wrap", [lambda fun: fun, fb.jit, fb.checkpoint])
+def test_an_array_that_a_parameter_was_given_stands_for_it(wrap: Any) -> None:
+    def program(net: Any, other: Any, x: Any) -> Any:
+        value = 2 * x
+        net.weight = value
+        other.alias = value
+        return value.sum()
+
+    net, other = Net(), Net()
+    wrap(program)(net, other, X)
+    assert other.get_parameter("alias") is net.get_parameter("weight")
+    np.testing.assert_allclose(other.alias, 2 * X)
+
+
 def test_a_module_with_a_hook_is_copied_inside() -> None:
     def program(net: Any, x: Any) -> Any:
         with net.register_forward_hook(lambda module, args, output: 2 * output):
