@@ -6,8 +6,10 @@
 
 A step is the loss of a small GPT's blocks, its gradient, and a step of gradient descent, in one row of AdamW. Blocks are
 equal, so a loop over stacked weights (`scan`) is traced and compiled once; what is left to grow with the depth is the
-stacking, and the update of each parameter, which takes XLA's time op by op. Every first step has a process of its own, in which
-XLA compiled one addition before.
+stacking, and the update of each parameter, which takes XLA's time op by op. Without a scan, XLA's CPU compiler puts the
+gradient of the residual stream into each loop that reads it, from all the blocks behind: where nothing stops it, as
+flambeau's LayerNorm does, the time grows with the square of the depth. Every first step has a process of its own, in which XLA
+compiled one addition before.
 """
 
 from __future__ import annotations
