@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax import lax
 
-from flambeau._errors import FlambeauWarning
+from flambeau._errors import FlambeauWarning, ShapeError
 from flambeau.core import raw
 from flambeau.core._rows import rows, stack
 from flambeau.core.cell import running
@@ -45,11 +45,12 @@ def scan_layers(
     is gained, and the layers are called as the Python loop does.
 
     Layers that follow each other and have the same structure (class, attributes, shapes, flags) are one loop; a layer unlike
-    its neighbours is called by itself.
+    its neighbours is called by itself. So are layers of one structure that no loop can run, with a warning that says why: those
+    whose output is unlike their input in shape or dtype, or that share with each other what they change.
 
     Args:
         layers: modules, as in an `nn.ModuleList`.
-        input: for the first layer: an array, or a tree of arrays, whose shapes and dtypes a layer of a loop keeps.
+        input: for the first layer: an array, or a tree of arrays.
         args: more arguments, the same for each layer.
         checkpoint: whether the backward pass computes a layer's intermediate values again, rather than keep them.
         policy: with `checkpoint`, which of them are kept all the same: one of `jax.checkpoint_policies`.
@@ -117,6 +118,10 @@ def _warn(layer: Module, obstacle: str) -> None:
     )
 
 
+class _Unlike(Exception):
+    """A layer gives what is not like its input, so that no loop can hand it on."""
+
+
 class _Loop:
     """Layers of one structure: the first one as a program, into which the cells of each of them fit.
 
@@ -132,11 +137,19 @@ class _Loop:
 
         def call(arrays: list[Any]) -> list[Any]:
             given = self.value.flat.rebuild(arrays[:count])
-            return self.value.next(layers[0](given, *self.arguments.rebuild(arrays[count:])), arrays[:count])
+            output = layers[0](given, *self.arguments.rebuild(arrays[count:]))
+            try:
+                return self.value.next(output, arrays[:count])
+            except (ShapeError, TypeError) as error:
+                raise _Unlike(str(error)) from None
 
         likes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.value.arrays]
         things = [layers[0], *shared, *self.value.flat.things, *self.arguments.things]
-        self.block = block = Block(call, [*likes, *self.arguments.arrays], [], things, lasting=1)
+        try:
+            self.block = block = Block(call, [*likes, *self.arguments.arrays], [], things, lasting=1)
+        except _Unlike as unlike:
+            self.obstacle = f"the output of the first is unlike its input: {unlike}"
+            return
         others = block.structure.roots[1:]
         self.structures = [block.structure, *(Structure([layer, *others]) for layer in layers[1:])]
         self.columns = _columns(each.cells for each in self.structures)

@@ -194,14 +194,27 @@ def test_what_cannot_be_a_loop_is_called_in_turn_and_says_why() -> None:
     np.testing.assert_allclose(fb.jit(again.scanned())(X), again.scanned(False)(X), rtol=1e-12)
 
 
-def test_a_layer_whose_output_is_another_shape() -> None:
+def test_layers_whose_output_is_unlike_their_input_are_called_one_by_one() -> None:
     class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", jnp.zeros((), int))
+
         def forward(self, x: Any) -> Any:
+            self.calls += 1
             return jnp.concatenate([x, x], -1)
 
+    class Pairing(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x, x
+
     net = nn.Sequential(Growing(), Growing())
-    with pytest.raises(fb.ShapeError, match=r"expected the carry to stay float64\[4, 3\], got float64\[4, 6\]"):
-        fb.jit(net.scanned())(X)
+    with pytest.warns(fb.FlambeauWarning, match=r"one by one, since .* to stay float64\[4, 3\], got float64\[4, 6\]"):
+        same(fb.jit(net.scanned())(X), jnp.tile(X, (1, 4)))
+    assert [int(layer.calls) for layer in net] == [1, 1]
+    with pytest.warns(fb.FlambeauWarning, match="expected the step to give a carry like the one that it took"):
+        pairs = fb.jit(nn.Sequential(Pairing(), Pairing()).scanned())(X)
+    same(pairs[0][1], X)
 
 
 class Config:
