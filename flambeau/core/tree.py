@@ -234,9 +234,9 @@ class Node:
         return f"'{type(self).__name__}' object has no attribute '{name}'"
 
     def __dir__(self) -> list[str]:
-        names = {*super().__dir__(), *self._containers_now()}
+        names = set(super().__dir__())
         for registry in self._registry_names:
-            names.update(self.__dict__[registry] if registry != "_containers" else ())
+            names.update(self._containers_now() if registry == "_containers" else self.__dict__[registry])
         return sorted(name for name in names if not name[:1].isdigit())
 
     # -- writing --------------------------------------------------------------------------------------------------------
