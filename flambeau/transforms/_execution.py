@@ -47,20 +47,20 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
             if outs[1] and type(outs[1][0]) is not call.kind:
                 _refuse_tracers(call, outs[1])
             return outs
-        # Ctrl-C comes when the program has run, and what it gave would be lost with the arrays that were given away. So no
-        # instruction of Python lies between running and keeping: `extend` does both. (The first call of a program goes
-        # through more Python; for that one it waits.)
-        made: list[tuple[list[Any], list[Any]]] = []
+        # Ctrl-C comes when the program has run, and what it gave would be lost with the arrays that were given away. So Python
+        # looks for signals nowhere between running and keeping: it does so when a call ends, and unpacking runs the program in
+        # the middle of one instruction. (The first call of a program goes through more Python; for that one it waits.)
+        outs: Any = None
         try:
-            made.extend(starmap(call.run, ((own, kept, containers, arrays),)))
-            outs = made[0]
-            if outs[0] and type(outs[0][0]) is not call.kind:
-                _refuse_tracers(call, outs[0])
-            _write(call, outs[0], kept, gathered)
+            (outs,) = starmap(call.run, ((own, kept, containers, arrays),))
+            new = outs[0]
+            if new and type(new[0]) is not call.kind:
+                _refuse_tracers(call, new)
+            _write(call, new, kept, gathered)
             return outs
         except KeyboardInterrupt:
-            if made:
-                _write(call, made[0][0], kept, gathered)
+            if outs is not None:
+                _write(call, outs[0], kept, gathered)
             raise
         except Exception as error:
             if any(value.is_deleted() for value in own):
