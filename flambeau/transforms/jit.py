@@ -75,8 +75,16 @@ class Jitted(Generic[P, R]):
                 return run(last, [], last.take(args))
             except OtherSettings:
                 self._last = None
+        return self._call(args, kwargs)
+
+    def _call(self, args: Any, kwargs: Any) -> Any:
+        """A call that is not of the kind of the last one, or whose state the last one does not tell all about.
+
+        Apart from `__call__`, which would have to make cells for the names that the lambdas here take from it.
+        """
         if jit_is_disabled():
-            return entering(lambda: self._fun(*args, **kwargs))
+            function: Callable[..., Any] = self._fun
+            return entering(lambda: function(*args, **kwargs))
         statics: tuple[Any, ...] = ()
         if self._has_statics:
             args, kwargs, statics = self._split(args, kwargs)
