@@ -134,19 +134,18 @@ class Call:
 
         JAX itself sees when its options have changed: see `OtherSettings`.
         """
-        if kwargs or self.structure.clock != clock.structure:
-            return False
-        if running.frame is not None or running.autocast is not self._autocast:
+        if kwargs or len(args) != len(self._keys) or self.structure.clock != clock.structure:
             return False
         try:
-            # `map` ends with the shorter one; then the lists differ, or there are more arguments than expected.
-            if list(map(_call, self._keys, args)) != self._expected or len(args) != len(self._keys):
+            if list(map(_call, self._keys, args)) != self._expected:
                 return False
             if self._ways and list(map(id, map(_call, self._ways))) != self._captured:
                 return False
-            return self._look is None or self._look() == self._seen
+            if self._look is not None and self._look() != self._seen:
+                return False
         except (AttributeError, ValueError):  # no array of JAX where one was before; a name that is not bound
             return False
+        return running.frame is None and running.autocast is self._autocast
 
     def has_run(self, outs: list[Any]) -> None:
         """Notes that the cells have the first values that the program gave them."""

@@ -52,7 +52,7 @@ class Jitted(Generic[P, R]):
         self, fun: Callable[P, R], statics: frozenset[int], static_names: frozenset[str], donate: bool
     ) -> None:
         functools.update_wrapper(self, fun)
-        self._fun = fun
+        self._fun: Callable[..., Any] = fun
         self._name = getattr(fun, "__name__", type(fun).__name__)
         self._statics = statics
         self._static_names = static_names
@@ -83,8 +83,7 @@ class Jitted(Generic[P, R]):
         Apart from `__call__`, which would have to make cells for the names that the lambdas here take from it.
         """
         if jit_is_disabled():
-            function: Callable[..., Any] = self._fun
-            return entering(lambda: function(*args, **kwargs))
+            return entering(lambda: self._fun(*args, **kwargs))
         statics: tuple[Any, ...] = ()
         if self._has_statics:
             args, kwargs, statics = self._split(args, kwargs)
@@ -290,11 +289,9 @@ class Jitted(Generic[P, R]):
     def _compile(
         self, frame: Frame, arguments: Arguments, statics: Any, structure: Structure, reads: list[Any]
     ) -> Program:
-        function: Callable[..., Any] = self._fun
-
         def call(arrays: list[Any]) -> Any:
             args, kwargs = self._join(*arguments.rebuild(arrays), statics)
-            return function(*args, **kwargs)
+            return self._fun(*args, **kwargs)
 
         return uncollected(lambda: self._program(trace(call, frame, structure, reads, arguments.arrays), structure))
 
