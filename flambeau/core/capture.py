@@ -53,8 +53,8 @@ def collect(
     count = len(written)
     plain = collector.plain_result(result, count)
     if plain is None:
-        outcome = Outcome(written, effects, collector.encode(result, numbers=numbers))
-    else:
+        outcome = Outcome(written, effects, collector.encode(result, numbers=numbers), origins=collector.origins)
+    else:  # which refers to no container, and neither does any effect
         outcome = Outcome(written, effects, lambda context: plain(context.outs[count:]), None if effects else plain)
     return outcome, collector.arrays, collector
 

@@ -8,6 +8,7 @@ touches the cell and an exception has nothing to undo.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -89,6 +90,10 @@ writing = threading.RLock()
 # Which cell an array that was read from a module belongs to. Stale entries are harmless: `owner_of` checks the cell's
 # present value, so an `id` that was used again for another array is never mistaken.
 _owners: weakref.WeakValueDictionary[int, Cell] = weakref.WeakValueDictionary()
+
+# Of parameters that nobody held any more: the like of each, without its value, by the `id` of the array that was the value,
+# for as long as somebody holds that: see `parameter_of`.
+_orphans: dict[int, tuple[weakref.ref[jax.Array], Parameter]] = {}
 
 
 class Cell:
@@ -347,6 +352,15 @@ class Parameter(Cell):
     def trainable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._requires_grad
 
+    def __del__(self, _ends: Callable[[], bool] = sys.is_finalizing) -> None:
+        if _ends():  # Python does, and may have cleared this module
+            return
+        array = getattr(self, "_held", None)
+        if isinstance(array, jax.Array):
+            number, twin = id(array), self._without_value()
+            twin._held = None
+            _orphans[number] = weakref.ref(array, lambda _: _orphans.pop(number, None)), twin
+
     def _settings(self) -> dict[str, Any]:
         return {"requires_grad": self._requires_grad}
 
@@ -494,6 +508,21 @@ def owner_of(array: Any) -> Cell | None:
     """The cell that holds `array`, if it was read from, or given to, one and is still its value."""
     cell = _owners.get(id(array))
     return cell if cell is not None and cell.holds(array) else None
+
+
+def parameter_of(array: Any) -> Parameter | None:
+    """The parameter that an array stands for where it is assigned: also one that only the array is left of.
+
+    `kept = net.weight; net.weight = other.weight; net.weight = kept` leaves no one who holds the first parameter.
+    """
+    cell = owner_of(array)
+    if cell is None and id(array) in _orphans:
+        left, orphan = _orphans.pop(id(array))
+        if left() is array:
+            orphan._held = array
+            _owners[id(array)] = orphan
+            return orphan
+    return cell if isinstance(cell, Parameter) else None
 
 
 def copy(array: Any) -> jax.Array:

@@ -14,7 +14,7 @@ from flambeau.core.cell import (
     Parameter,
     fitting,
     keeping_dtype,
-    owner_of,
+    parameter_of,
     running,
 )
 from flambeau.core.conversion import ConversionMethods
@@ -172,7 +172,7 @@ class Module(ConversionMethods):
             self._put_buffer(name, value)
         elif name in self.__dict__["_buffers"]:
             self._set_buffer(name, value)
-        elif isinstance(value, (jax.Array, meta.Meta)) and isinstance(holder := owner_of(value), Parameter):
+        elif isinstance(value, (jax.Array, meta.Meta)) and (holder := parameter_of(value)) is not None:
             # An array read from a module stands for its Parameter: assigning it to a new name ties, as in torch.
             self.__setattr__(name, holder)
         else:
@@ -180,8 +180,8 @@ class Module(ConversionMethods):
 
     def _set_parameter(self, name: str, value: Any) -> None:
         cell = self._parameters[name]
-        holder = owner_of(value) if isinstance(value, (jax.Array, meta.Meta)) else None
-        if value is None or isinstance(holder, Parameter):
+        holder = parameter_of(value) if isinstance(value, (jax.Array, meta.Meta)) else None
+        if value is None or holder is not None:
             self._parameters[name] = holder
         elif cell is None:
             raise TypeError(

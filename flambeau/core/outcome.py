@@ -37,7 +37,7 @@ __all__ = ["Change", "Collector", "Context", "Outcome"]
 class Context:
     """The nodes, cells and watched objects that an outcome is applied to, and the arrays that came out."""
 
-    __slots__ = ("cells", "made", "nodes", "outs", "watched")
+    __slots__ = ("cells", "made", "nodes", "origins", "outs", "watched")
 
     def __init__(
         self, nodes: Sequence[Node], cells: Sequence[Cell], outs: Sequence[Any], watched: Sequence[Any]
@@ -46,9 +46,10 @@ class Context:
         self.cells = cells
         self.outs = outs
         self.watched = watched
-        self.made: dict[
-            int, Any
-        ] = {}  # nodes, cells and containers made anew at this application, by id of the template
+        # Those of the outcome, found before it changes which container stands where.
+        self.origins: Sequence[Any] = ()
+        # Nodes, cells and containers made anew at this application, by id of the template.
+        self.made: dict[int, Any] = {}
 
 
 Build = Callable[[Context], Any]
@@ -78,6 +79,13 @@ class Outcome(NamedTuple):
     result: Build
     # The result from the arrays behind those of the written cells, where there is nothing else to do.
     plain: Callable[[Sequence[Any]], Any] | None = None
+    # The containers that are there already and come to stand in a place, or in the result.
+    origins: Sequence[Build] = ()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether making the changes twice is the same as making them once."""
+        return not self.origins and not any(effect.adds for effect in self.effects)
 
     def apply(self, context: Context) -> Any:
         """Makes the changes, other than to written cells, and gives the result."""
@@ -86,6 +94,7 @@ class Outcome(NamedTuple):
 
     def change(self, context: Context) -> None:
         """Makes the changes."""
+        context.origins = [find(context) for find in self.origins]
         targets = [effect.find(context) for effect in self.effects]
         for effect, target in zip(self.effects, targets, strict=True):
             effect.apply(target, context)
@@ -107,6 +116,7 @@ class Collector:
         # The changes of what exists outside of the frame, and how many of the arrays are for them and for written cells.
         self.outer: list[Change] = []
         self.carried = 0
+        self.origins: list[Build] = []
         self.new: dict[int, Build] = {}
         self.watched = {id(thing): position for position, (thing, _) in enumerate(frame.watched)}
         self.alive: list[Any] = []  # what `new` knows by its id
@@ -189,7 +199,9 @@ class Collector:
             return self.encode(jnp.asarray(value))
         twin = self.frame.twin_values.get(id(value))
         if twin is not None:
-            return self.origin(twin)
+            position = len(self.origins)
+            self.origins.append(self.origin(twin))
+            return lambda context: context.origins[position]
         if isinstance(value, (Node, Cell)):
             known = self.node(value) if isinstance(value, Node) else self.cell(value)
             if known is not None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flambeau._errors import RegistrationError
-from flambeau.core.cell import Cell, Parameter, owner_of
+from flambeau.core.cell import Cell, Parameter, parameter_of
 from flambeau.core.module import Module
 from flambeau.nn._missing import missing_index, missing_key, pairs_of
 
@@ -23,9 +23,9 @@ class _Entries(Module):
 
     def _put(self, name: str, value: Any) -> None:
         if isinstance(value, jax.Array):
-            owner = owner_of(value)
             # A copy, so that the array itself does not stand for this parameter when it is given a second time.
-            value = owner if isinstance(owner, Parameter) else Parameter(jnp.copy(value))
+            known = parameter_of(value)
+            value = Parameter(jnp.copy(value)) if known is None else known
         elif isinstance(value, Cell) and not isinstance(value, Parameter):
             value = Parameter(value.data)
         setattr(self, name, value)

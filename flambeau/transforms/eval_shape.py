@@ -57,7 +57,6 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     def once() -> Any:
         frame = _Shapes()
-        frame.calling = True
 
         def pure(arrays: list[Any]) -> Any:
             args, kwargs = flat.rebuild(arrays)

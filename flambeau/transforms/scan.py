@@ -276,7 +276,7 @@ class _Scan:
         """Makes the changes of every step, in order; where a step undoes the one before, of the last step only."""
         outcome = block.traced.outcome
         order = range(steps - 1, -1, -1) if self.reverse else range(steps)
-        if not any(effect.adds for effect in outcome.effects):
+        if outcome.repeatable:
             order = order[-1:]
         padding: list[Any] = [None] * len(block.written)
         for step in order if outcome.effects else ():

@@ -124,6 +124,9 @@ del {m}.h
 {m}.bias = {n}.weight
 {m}.bias = {n}.bias
 {m}.alias = {n}.weight
+{m}.weight, {n}.weight = {n}.weight, {m}.weight
+kept = {m}.weight; {m}.weight = {n}.weight; v = v * {m}.weight; {m}.weight = kept
+{m}.bias = Affine().bias
 {m}.get_parameter("bias").requires_grad_(False)
 {m}.requires_grad_(True)
 {m}.apply(halve)
@@ -154,6 +157,12 @@ v = Affine(noise())(v)
 {m}.history = {m}.history + [{e}]
 {m}.history = {m}.history[-2:]
 {m}.history = {n}.history
+{m}.history, {n}.history = {n}.history, {m}.history
+{m}.history, {m}.nested[0] = {m}.nested[0], {m}.history
+{m}.nested.reverse()
+{m}.nested[0], {n}.nested[1] = {n}.nested[1], {m}.nested[0]
+{m}.seen, {n}.seen = {n}.seen, {m}.seen
+{m}.seen["c"], {m}.history = {m}.history, {m}.seen.get("c", [])
 {m}.history.clear()
 {m}.history.insert(0, {e})
 {m}.history.reverse()

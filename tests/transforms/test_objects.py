@@ -209,3 +209,19 @@ def test_objects_hold_arrays_after_every_transform(compiled: bool, inner: str) -
         (fb.jit(runs[inner]) if compiled else runs[inner])(net, X)
     np.testing.assert_allclose(net.held.last, X, rtol=1e-6)
     assert net.held.calls == 2 and net.held.seen is seen and seen == ["called"] * 2
+
+
+def test_eval_shape_of_a_function_that_calls_a_module_leaves_its_objects_alone() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held = types.SimpleNamespace(shapes=[])
+
+        def forward(self, x: Any) -> Any:
+            self.held.shapes.append(x.shape)
+            self.held.last = x.shape
+            return x
+
+    net = Counting()
+    assert fb.eval_shape(lambda x: net(net(x)), X).shape == (2,)
+    assert vars(net.held) == {"shapes": []}
