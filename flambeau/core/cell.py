@@ -55,23 +55,32 @@ class _Clock:
         self._settling = threading.RLock()  # held for a moment only, and never while JAX computes
         self.structure = 0
         self.exposures = 0
-        # The values that compiled calls gathered since the last write to any cell. A write puts a new dict in the place of
-        # this one, so a thread that gathered before and adds its list after adds it to a dict that nobody looks at. (A compiled
-        # call that ends has the one of its beginning forget the others' values, and keep its own.)
+        # The values of cells that compiled calls gathered, which are the present ones. A write to a cell puts a new dict in the
+        # place of this one, so a thread that gathered before and adds its list after adds it to a dict that nobody looks at; a
+        # compiled call that ends has those forgotten that its own writes touch.
         self.gathered: dict[Any, Any] = {}
-        # The cells that the last compiled call wrote, and their values. These are put in place when somebody looks at a cell, so
-        # that a training loop that looks at none spares itself to write them all. Empty once they are in place.
-        self.pending: list[Any] = []
+        # The last values that compiled calls gave to the cells that they write, no cell in two of them. These are put in place
+        # when somebody looks at any cell, so that a training loop that looks at none spares itself to write them all.
+        self.pending: dict[Any, list[Any]] = {}
+
+    def keep(self, call: Any, values: list[Any]) -> None:
+        """Has the cells that a call writes have these values, from when somebody looks at one."""
+        with self._settling:
+            self.pending[call] = values
+
+    def waiting(self) -> list[tuple[Any, list[Any]]]:
+        """The calls whose values are pending, and these."""
+        with self._settling:
+            return list(self.pending.items())
 
     def settle(self) -> None:
         """Puts the values that are pending in place."""
         with self._settling:
-            pending = self.pending  # a thread whose compiled call ends meanwhile makes another list
-            if pending:
-                cells, values = pending
-                for cell, value in zip(cells, values, strict=True):
+            # A list, since what is deleted meanwhile may have this called once more.
+            for call, values in list(self.pending.items()):
+                for cell, value in zip(call.written, values, strict=True):
                     cell._held = value
-                pending.clear()
+            self.pending.clear()
 
     def tick(self) -> None:
         """Says that the structure changed; no value of the counter ever comes twice, whatever threads do."""

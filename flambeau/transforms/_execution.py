@@ -16,6 +16,9 @@ from flambeau.transforms._program import Call
 
 __all__ = ["evaluate", "run"]
 
+# Of how many calls the values of cells are remembered.
+_REMEMBERED = 8
+
 
 def run(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> Any:
     """Runs the program of a call, and gives what the function returned."""
@@ -70,8 +73,13 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
 
 def _gather(call: Call, gathered: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
     """The values of the cells that the program overwrites, and of those that it only reads."""
-    clock.settle()
-    values = gathered[call] = [cell._held for cell in call.donated], [cell._held for cell in call.kept]
+    pending = clock.waiting()
+    if any(other is not call and call.meets(other).written for other, _ in pending):
+        clock.settle()
+        pending = []
+    if len(gathered) >= _REMEMBERED:
+        gathered.clear()
+    values = gathered[call] = call.gather(pending)
     return values
 
 
@@ -81,17 +89,21 @@ def _write(call: Call, new: list[Any], kept: list[Any], gathered: dict[Any, Any]
     Args:
         gathered: the dict of before the run. Where another thread has written a cell since, nobody looks at this one.
     """
-    # What another call left pending was put in place when the values for this one were gathered.
-    if call.steady:
-        gathered.clear()
-        clock.pending = [call.written, new]
-        if call.rolls:
-            gathered[call] = new, kept
-        else:
-            clock.settle()  # lest the old values, which were not given away, take memory
-    else:
+    if not call.steady:
         for cell, value in zip(call.written, new, strict=True):
             cell._replace(value, False)
+        return
+    if len(gathered) > 1:
+        for other in list(gathered):
+            if other is not call and any(call.meets(other)):
+                del gathered[other]
+    # No other call has values pending for one of these cells: they were put in place when this one gathered its own.
+    clock.keep(call, new)
+    if call.rolls:
+        gathered[call] = new, kept
+    else:
+        gathered.pop(call, None)
+        clock.settle()  # lest the old values, which were not given away, take memory
 
 
 def _own_donated(call: Call) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -23,6 +24,7 @@ __all__ = ["Arguments", "Call", "OtherSettings", "Program", "key_of"]
 
 
 _call: Any = operator.call
+_numbers = itertools.count()  # of calls, none of which comes twice
 _kind = operator.attrgetter("__class__", "aval")  # of an array: a tracer may have the same shape and dtype
 
 
@@ -48,6 +50,21 @@ class Program(NamedTuple):
     foreign: bool  # whether it holds tracers of a trace around it, and so serves this one call only
 
 
+class Meeting(NamedTuple):
+    """What a call writes of the cells of another one."""
+
+    written: bool  # some that the other writes
+    read: bool  # some that the other reads
+
+
+class Plan(NamedTuple):
+    """Where a call finds the values of its cells: in some cells, and behind these among values that are pending."""
+
+    cells: list[Cell]
+    donated: list[int]
+    kept: list[int]
+
+
 class Call:
     """A program bound to the nodes of one call: flat lists, ready to go."""
 
@@ -57,12 +74,15 @@ class Call:
         "_expected",
         "_keys",
         "_look",
+        "_meetings",
+        "_plans",
         "_seen",
         "_ways",
         "donated",
         "exposures",
         "kept",
         "kind",
+        "number",
         "plain",
         "program",
         "pure",
@@ -91,6 +111,9 @@ class Call:
         self.kept = [cells[i] for i in program.kept]
         self.written = [cells[i] for i in program.outcome.written]
         self.pure = not self.written and self.plain is not None
+        self.number = next(_numbers)
+        self._meetings: dict[int, Meeting] = {}
+        self._plans: dict[tuple[int, ...], Plan] = {}
         structure.release()
         self.exposures = -1
         self.kind: type | None = None  # of the arrays that came out
@@ -152,6 +175,37 @@ class Call:
         program = self.program
         self.kind = type(outs[0]) if outs and not isinstance(outs[0], Tracer) else None
         self.quick, self.steady, self.rolls = self.plain is not None, not program.reshapes, program.rolls
+
+    def meets(self, other: Call) -> Meeting:
+        """Whether it writes cells that another call writes, or reads."""
+        known = self._meetings.get(other.number)
+        if known is None:
+            apart = set(self.written).isdisjoint
+            known = Meeting(not apart(other.written), not (apart(other.donated) and apart(other.kept)))
+            self._meetings[other.number] = known
+        return known
+
+    def gather(self, pending: list[tuple[Call, list[Any]]]) -> tuple[list[Any], list[Any]]:
+        """The values of the cells that it overwrites, and of those that it only reads.
+
+        Args:
+            pending: calls, and the values of the cells that they wrote, which are not in place yet.
+        """
+        key = tuple([other.number for other, _ in pending])
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._plan([cell for other, _ in pending for cell in other.written])
+        values = [cell._held for cell in plan.cells]
+        for _, more in pending:
+            values += more
+        take = values.__getitem__
+        return list(map(take, plan.donated)), list(map(take, plan.kept))
+
+    def _plan(self, pending: list[Cell]) -> Plan:
+        elsewhere = set(pending)
+        cells = [cell for cell in (*self.donated, *self.kept) if cell not in elsewhere]
+        at = {cell: i for i, cell in enumerate([*cells, *pending])}
+        return Plan(cells, [at[cell] for cell in self.donated], [at[cell] for cell in self.kept])
 
     def context(self, outs: Any) -> Context:
         structure = self.structure

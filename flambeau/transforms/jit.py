@@ -237,12 +237,10 @@ class Jitted(Generic[P, R]):
                 except Unbound as unbound:
                     if unbound.frame is not frame:
                         raise
-                    self._bind(unbound, statics, structure, reads)
+                    if not self._capture_what_is_named(frame, further):
+                        self._bind(unbound, statics, structure, reads)
                     continue
-                inside = dict(further)
-                if self._follow(functions_of(frame.created_nodes.values()), inside):
-                    # A module that was made inside names others, which have to be bound from the start.
-                    self._captures.extend(source for source in inside if source not in further)
+                if self._capture_what_is_named(frame, further):
                     continue
                 if not program.foreign:
                     self._watch.compiled(key, structure, len(known) + 1, program.reads)
@@ -259,6 +257,14 @@ class Jitted(Generic[P, R]):
                 self._sources.extend(self._further[function])
             further.update(dict.fromkeys(source for source in self._further[function] if source not in self._captures))
         return len(further) > before
+
+    def _capture_what_is_named(self, frame: Frame, further: dict[Source, None]) -> bool:
+        """Captures what the modules that were made inside name, which has to be bound from the start; says if there is more."""
+        assert self._captures is not None
+        inside = dict(further)
+        more = self._follow(functions_of(frame.created_nodes.values()), inside)
+        self._captures.extend(source for source in inside if source not in further)
+        return more
 
     def _found(self, statics: tuple[Any, ...]) -> tuple[Hashable, ...]:
         """What any call captured so far, as it is now. By that a call is remembered, which itself may need less."""

@@ -47,6 +47,13 @@ def shake(net: Any, x: Any) -> Any:
     return net.norm.running_var * 2
 
 
+def imitate(net: Any, optimizer: Any, other: Any, x: Any) -> Any:
+    """Writes cells of one net, and reads those of another one."""
+    loss, grads = fb.value_and_grad(lambda net: ((net(x) - other(x)) ** 2).mean())(net)
+    optimizer.step(grads)
+    return loss
+
+
 def predict(net: Any, x: Any) -> Any:
     return net(x)
 
@@ -59,6 +66,7 @@ class World:
         self.nets: list[Any] = [Net().double(), Net().double()]
         self.optimizers: list[Any] = [fb.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in self.nets]
         self.train, self.shake, self.predict = transform(train), transform(shake), transform(predict)
+        self.imitate: Any = transform(imitate)
         self.closed: Any = transform(lambda x: train(self.nets[0], self.optimizers[0], x))
         self.method: Any = transform(self.train_second)
         self.seen: list[Any] = []
@@ -77,6 +85,13 @@ class World:
                 self.seen.extend([self.closed(X) for _ in range(3)])
             case "train by a method":
                 self.seen.extend([self.method(X) for _ in range(3)])
+            case "train on fewer":
+                self.seen.extend([self.train(net, optimizer, X[:3]) for _ in range(2)])
+            case "imitate":
+                self.seen.append(self.imitate(net, optimizer, self.nets[1 - which], X))
+            case "imitate each other":
+                pairs = [(0, 1), (1, 0)] * 3
+                self.seen.extend([self.imitate(self.nets[a], self.optimizers[a], self.nets[b], X) for a, b in pairs])
             case "shake":
                 self.seen.append(self.shake(net, X))
             case "predict":
@@ -104,8 +119,9 @@ class World:
         return [dict(net.state_dict()) for net in self.nets], states, self.seen
 
 
-DEEDS = ("train", "train often", "train closed over", "train by a method", "shake", "predict", "predict eagerly", "read", "write",
-         "load", "copy", "sum", "collect", "train mode", "eval mode")  # fmt: skip
+DEEDS = ("train", "train often", "train on fewer", "train closed over", "train by a method", "imitate", "imitate each other",
+         "shake", "predict", "predict eagerly", "read", "write", "load", "copy", "sum", "collect", "train mode",
+         "eval mode")  # fmt: skip
 
 
 @settings(max_examples=30)

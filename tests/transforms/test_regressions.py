@@ -15,6 +15,7 @@ import flambeau as fb
 from flambeau import nn
 
 X = jnp.array([0.3, -0.4])
+named: Any = None
 
 
 class Net(nn.Module):
@@ -294,3 +295,21 @@ def test_a_module_that_is_made_inside_holds_arrays(transform: Any, around: Any) 
     transform(around(inner))(X)
     for array in (other.made.weight, other.made.mean, *other.history, *other.made.history):
         assert isinstance(array, jax.Array)
+
+
+def test_what_a_module_made_inside_names_may_be_another_one_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Net):
+        def forward(self, x: Any) -> Any:
+            named.mean = named.mean + x
+            return super().forward(x)
+
+    @fb.jit
+    def call(x: Any) -> Any:
+        return fb.scan_layers([Counting(), Counting()], x)
+
+    for _ in range(2):
+        shared = Net()
+        monkeypatch.setitem(globals(), "named", shared)
+        call(X)
+        np.testing.assert_allclose(shared.mean, X + X * Net().weight)
+    assert len(call.compilations()) == 1
