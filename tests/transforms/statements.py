@@ -8,7 +8,7 @@ import jax, jax.numpy as jnp
 from flambeau.core.module import Module
 from flambeau.core.cell import Buffer, Parameter
 from flambeau.core.random import Generator, manual_seed, next_key
-from flambeau.nn import ModuleList, Sequential
+from flambeau.nn import ModuleDict, ModuleList, ParameterList, Sequential, init
 from flambeau.nn.functional import dropout
 from flambeau.optim import Adam
 from flambeau.transforms.functional_call import functional_call
@@ -77,8 +77,10 @@ FEATURES = {
     "inner": "self.inner = Child()",
     "twin": "self.twin = Child()",
     "layers": "self.layers = ModuleList([Child(), Child(), Child()])",
+    "choices": 'self.choices = ModuleDict({"a": Child(), "b": Child()})',
+    "weights": "self.weights = ParameterList([jnp.array([0.9, 1.1]), jnp.array([0.2, 0.1])])",
 }
-CHILDREN = ("inner", "twin", "layers")
+CHILDREN = ("inner", "twin", "layers", "choices")
 
 VALUES = "v v v x {m}.weight {m}.mean {n}.mean v*0.5 jnp.tanh(v) jnp.ones(2) jnp.sum(v)".split()
 
@@ -242,6 +244,21 @@ del {net}.layers[-1]
 {net}.extra_layers = ModuleList({net}.layers)
 for layer in {net}.layers: layer.mean = {e}
 {net}.inner.weight = {net}.weight
+v = {net}.choices["a" if {m}.training else "b"](v)
+for choice in {net}.choices.values(): v = choice(v)
+{net}.choices["c"] = Child()
+{net}.choices["a"] = {net}.choices["b"]
+{net}.choices["a"], {net}.choices["b"] = {net}.choices["b"], {net}.choices["a"]
+{net}.choices.pop("b")
+{net}.choices.update({{"b": {net}.inner}})
+v = v * {m}.weights[0] + {m}.weights[-1]
+{m}.weights[0] = 0.5 * {m}.weights[1]
+{m}.weights[0], {m}.weights[1] = {m}.weights[1], {m}.weights[0]
+{m}.weights.append({e})
+{m}.weights.append({n}.weight)
+{m}.weights[0] = {n}.bias
+init.constant_({m}.weight, 0.5)
+{m}.register_forward_hook(keep_output).remove()
 if {m}.mode == "bad": raise Boom
 """.strip().splitlines()
 
