@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -264,11 +264,11 @@ class Cell:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
         value = self.get()
-        twin = memo[id(self)] = self._like(copy(value)) if isinstance(value, jax.Array) else self._without_value()
+        twin = memo[id(self)] = self._like(copy(value)) if isinstance(value, jax.Array) else self._slot_by_slot()
         return twin
 
-    def _without_value(self) -> Cell:
-        """A copy on the meta device, where this one is too: no frame has to know of it, for there is no array."""
+    def _slot_by_slot(self) -> Self:
+        """A copy with this very value, which is no array of its own: one of the meta device, or one that is taken out again."""
         twin = object.__new__(type(self))
         for name in slots_of(type(self)):
             setattr(twin, name, getattr(self, name))
@@ -366,7 +366,7 @@ class Parameter(Cell):
             return
         array = getattr(self, "_held", None)
         if isinstance(array, jax.Array):
-            number, twin = id(array), self._without_value()
+            number, twin = id(array), self._slot_by_slot()
             twin._held = None
             _orphans[number] = weakref.ref(array, lambda _: _orphans.pop(number, None)), twin
 
