@@ -11,7 +11,7 @@ import inspect
 import threading
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
@@ -49,7 +49,12 @@ class Jitted(Generic[P, R]):
     """A compiled function: see `jit`."""
 
     def __init__(
-        self, fun: Callable[P, R], statics: frozenset[int], static_names: frozenset[str], donate: bool
+        self,
+        fun: Callable[P, R],
+        statics: frozenset[int],
+        static_names: frozenset[str],
+        donate: bool,
+        compiler_options: Mapping[str, Any] | None,
     ) -> None:
         functools.update_wrapper(self, fun)
         self._fun: Callable[..., Any] = fun
@@ -58,6 +63,7 @@ class Jitted(Generic[P, R]):
         self._static_names = static_names
         self._has_statics = bool(statics or static_names)
         self._donate = donate
+        self._compiler_options = None if compiler_options is None else dict(compiler_options)
         self._captures: list[Source] | None = None  # looked for at the first call, when the globals are all there
         self._further: dict[Any, list[Source]] = {}  # those of methods and hooks, where nodes bring these along
         self._sources: list[Source] = []  # all of them
@@ -329,7 +335,8 @@ class Jitted(Generic[P, R]):
         program.__name__ = program.__qualname__ = self._name
         rolls = donated == outcome.written
         foreign = any(isinstance(const, Tracer) for const in closed.consts)
-        donating, plain = jax.jit(program, donate_argnums=0), jax.jit(program)
+        options = self._compiler_options
+        donating, plain = (jax.jit(program, donate_argnums=which, compiler_options=options) for which in (0, ()))
         return Program(
             self._name,
             donating,
@@ -365,6 +372,7 @@ def jit(
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate: bool = True,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Jitted[P, R]: ...
 @overload
 def jit(
@@ -372,6 +380,7 @@ def jit(
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate: bool = True,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
 def jit(
     fun: Any = None,
@@ -379,6 +388,7 @@ def jit(
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate: bool = True,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Compiles `fun` with XLA, together with the state of the modules, optimizers and generators that it reaches.
 
@@ -390,6 +400,8 @@ def jit(
         static_argnums: positions of arguments that are compile-time constants.
         static_argnames: names of such arguments.
         donate: whether the arrays of the cells that `fun` overwrites are reused in place.
+        compiler_options: XLA's options by their names, as those of `jax.jit`; as there, a function that has some can neither
+            be called inside of another compiled one nor be differentiated.
 
     Example:
         >>> import jax.numpy as jnp
@@ -406,14 +418,20 @@ def jit(
     Source: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
     """
     if fun is None:
-        return functools.partial(jit, static_argnums=static_argnums, static_argnames=static_argnames, donate=donate)
+        return functools.partial(
+            jit,
+            static_argnums=static_argnums,
+            static_argnames=static_argnames,
+            donate=donate,
+            compiler_options=compiler_options,
+        )
     numbers = {static_argnums} if isinstance(static_argnums, int) else set(static_argnums)
     names = {static_argnames} if isinstance(static_argnames, str) else set(static_argnames)
     if numbers or names:
         _complete_statics(fun, numbers, names)
     if isinstance(fun, Module):
         fun = _calling(fun)
-    return Jitted(fun, frozenset(numbers), frozenset(names), donate)
+    return Jitted(fun, frozenset(numbers), frozenset(names), donate, compiler_options)
 
 
 def _calling(module: Module) -> Callable[..., Any]:

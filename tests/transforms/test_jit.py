@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -376,3 +377,20 @@ def test_the_collector_rests_while_there_is_a_trace_and_no_longer() -> None:
         assert not gc.isenabled()  # as somebody wanted it
     finally:
         gc.enable()
+
+
+def test_compiler_options_reach_xla() -> None:
+    def count(net: Any, x: Any) -> Any:
+        net.mean = net.mean + x.mean(0)
+        return net(x)
+
+    net, option = Net(), {"xla_backend_optimization_level": 0}
+    compiled = fb.jit(count, compiler_options=option)
+    same(compiled(net, X), 2 * X)
+    with pytest.raises(ValueError, match=r"`compiler_options` can only be passed to top-level"):
+        fb.jit(lambda net, x: compiled(net, x))(net, X)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"No such compile option"):
+        fb.jit(count, compiler_options={"nope": 1})(net, X)
+    same(net.mean, X.mean(0))  # once
+    net.compile(compiler_options=option)
+    same(net(X), 2 * X)
