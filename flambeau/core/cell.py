@@ -23,7 +23,7 @@ from jax.core import Tracer
 from flambeau._errors import DtypeError, ShapeError, StateError
 from flambeau.core import raw
 from flambeau.core.dtypes import canonical_dtype
-from flambeau.core.objects import slots_of
+from flambeau.core.objects import attributes
 from flambeau.core.placement import mesh_of, read_device
 
 if TYPE_CHECKING:
@@ -264,14 +264,14 @@ class Cell:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
         value = self.get()
-        twin = memo[id(self)] = self._like(copy(value)) if isinstance(value, jax.Array) else self._slot_by_slot()
+        twin = memo[id(self)] = self._like(copy(value)) if isinstance(value, jax.Array) else self._with_the_value()
         return twin
 
-    def _slot_by_slot(self) -> Self:
-        """A copy with this very value, which is no array of its own: one of the meta device, or one that is taken out again."""
+    def _with_the_value(self) -> Self:
+        """A copy with this very value, which must be no array of its own: on the meta device, or until it is taken out again."""
         twin = object.__new__(type(self))
-        for name in slots_of(type(self)):
-            setattr(twin, name, getattr(self, name))
+        for name, value in attributes(self).items():
+            object.__setattr__(twin, name, value)
         return twin
 
     def __reduce__(self) -> Any:
@@ -366,7 +366,7 @@ class Parameter(Cell):
             return
         array = getattr(self, "_held", None)
         if isinstance(array, jax.Array):
-            number, twin = id(array), self._slot_by_slot()
+            number, twin = id(array), self._with_the_value()
             twin._held = None
             _orphans[number] = weakref.ref(array, lambda _: _orphans.pop(number, None)), twin
 

@@ -74,12 +74,14 @@ def evaluate(call: Call, containers: list[Any], arrays: tuple[Any, ...]) -> tupl
 def _gather(call: Call, gathered: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
     """The values of the cells that the program overwrites, and of those that it only reads."""
     pending = clock.waiting()
-    if any(other is not call and call.meets(other).written for other, _ in pending):
+    if len(pending) >= _REMEMBERED or any(other is not call and other.meets(call).written for other, _ in pending):
         clock.settle()
         pending = []
+    values = call.gather([each for each in pending if each[0].meets(call).read])
     if len(gathered) >= _REMEMBERED:
         gathered.clear()
-    values = gathered[call] = call.gather(pending)
+    if not call.program.foreign:
+        gathered[call] = values
     return values
 
 

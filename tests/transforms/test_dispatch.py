@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import random
 import sys
@@ -133,6 +134,25 @@ def test_no_order_of_calls_and_looks_shows_when_cells_are_written(deeds: list[tu
             world.do(what, which)
     for mine, its in zip(jax.tree.leaves(compiled.state()), jax.tree.leaves(eager.state()), strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-7, atol=1e-9)
+
+
+def test_many_nets_may_take_turns() -> None:
+    """More of them than values are remembered of."""
+    turns = random.Random(0).choices(range(12), k=150)
+
+    def run(transform: Callable[[Any], Any]) -> Any:
+        nets = [Net().double() for _ in range(12)]
+        optimizers = [fb.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
+        step = transform(imitate)
+        losses = [step(nets[i], optimizers[i], nets[j], X) for i, j in zip(turns, turns[1:], strict=False)]
+        return losses, [dict(net.state_dict()) for net in nets]
+
+    fb.manual_seed(0)
+    mine = run(fb.jit)
+    fb.manual_seed(0)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9), mine, run(lambda function: function)
+    )
 
 
 def test_arrays_that_are_waiting_die_with_their_modules() -> None:

@@ -185,3 +185,17 @@ def test_parameters_that_end_leave_nothing() -> None:
     assert len(cell._orphans) == before + 1
     del kept
     assert len(cell._orphans) == before
+
+
+def test_a_parameter_of_a_class_of_ones_own_is_put_back_whole() -> None:
+    class Noted(nn.Parameter):
+        def __init__(self, data: Any) -> None:
+            super().__init__(data)
+            self.note = "mine"
+
+    net: Any = nn.Linear(2, 2)
+    net.bias = Noted(jnp.ones(2))
+    kept = net.bias
+    net.bias = nn.Parameter(jnp.zeros(2))
+    net.bias = kept
+    assert net.get_parameter("bias").note == "mine"
