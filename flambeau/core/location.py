@@ -37,12 +37,20 @@ def settle(error: Exception) -> None:
     modules.reverse()
     names = [_name_below(outer, inner) for outer, inner in zip(modules, modules[1:], strict=False)]
     path = ".".join(name for name in names if name)
-    line = repr(modules[-1]).split("\n", 1)[0]
-    line = line + "...)" if line.endswith("(") else line
+    line = _first_line(modules[-1])
     where = f"{path} ({line})" if path else line
     if isinstance(error, FlambeauError) and error.location is None:
         error.location = where
     error.add_note(f"in {where} of {type(modules[0]).__name__}, called with {called_with}")
+
+
+def _first_line(module: Module) -> str:
+    """The beginning of its repr; its class, where it cannot tell more, as one that a trace made which has failed."""
+    try:
+        line = repr(module).split("\n", 1)[0]
+    except Exception:
+        return type(module).__name__
+    return line + "...)" if line.endswith("(") else line
 
 
 def _name_below(outer: Module, inner: Module) -> str:

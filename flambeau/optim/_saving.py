@@ -102,13 +102,13 @@ def _read(
 
 
 def _put(group: ParamGroup, loaded: list[dict[str, Any]], shared: list[str]) -> None:
-    """Writes the values; parameters that have been stepped equally often come to share a cohort."""
+    """Writes the values; where the members of a cohort have not been stepped equally often, there are others."""
     cohorts = group._cohorts
     if group._recipe.independent:
-        cohorts = group._partition([tuple(_content(values[name]) for name in shared) for values in loaded])
-    if cohorts != group._cohorts:
-        group._cohorts = cohorts
-        group._shared.clear()
+        common = [tuple(_content(values[name]) for name in shared) for values in loaded]
+        if any(common[i] != common[cohort[0]] for cohort in cohorts for i in cohort):
+            cohorts = group._cohorts = group._partition(common)
+            group._shared.clear()
     for cohort in cohorts:
         for name in shared:
             value = loaded[cohort[0]][name]

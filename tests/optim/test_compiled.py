@@ -213,6 +213,20 @@ def test_frozen_parameters_cost_no_second_compilation() -> None:
     assert [int(entry["step"]) for entry in optimizer.state.values()] == [5, 2, 5, 5]
 
 
+def test_its_own_state_put_back_changes_no_structure() -> None:
+    net = Net()
+    net.get_parameter("bias").requires_grad_(False)
+    optimizer = Adam(net.parameters(), lr=0.1)
+    net.get_parameter("bias").requires_grad_(True)
+    step = training_step()
+    step(net, optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    step(net, optimizer)
+    jit(lambda: optimizer.load_state_dict(optimizer.state_dict()))()
+    step(net, optimizer)
+    assert len(step._programs) == 1
+
+
 def test_an_exception_changes_nothing() -> None:
     def fail(net: Net, optimizer: Any) -> None:
         optimizer.step(gradients(net))

@@ -354,3 +354,27 @@ def test_an_error_of_anyones_carries_a_note(wrap: Any) -> None:
         wrap(Outer())(X)
     (note,) = [note for note in caught.value.__notes__ if note.startswith("in ")]
     assert note == "in layers.1 (Failing(loudly)) of Outer, called with (float64[2, 3], mask=bool[3])"
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, fb.jit, fb.grad], ids=["eager", "jit", "grad"])
+def test_a_module_whose_repr_fails_hides_no_error(wrap: Any) -> None:
+    """One that was made inside shows arrays of which, when the trace has failed, nothing is left."""
+
+    class Failing(nn.ParameterList):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return nn.Module.__call__(self, *args, **kwargs)
+
+        def forward(self, x: Any) -> Any:
+            raise KeyError("anything")
+
+    class Wordless(nn.Module):
+        def extra_repr(self) -> str:
+            raise RuntimeError("no words")
+
+        def forward(self, x: Any) -> Any:
+            raise KeyError("anything")
+
+    for make in (lambda: Failing([jnp.ones(2)]), Wordless):
+        with pytest.raises(KeyError, match="anything") as caught:
+            wrap(lambda x, make=make: make()(x))(X)
+        assert any(f"in {make().__class__.__name__}" in note for note in caught.value.__notes__)
