@@ -7,7 +7,7 @@ attributes and registries, which Python must find in place, are changed there an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -43,6 +43,15 @@ class Unbound(BaseException):
         self.frame = frame  # whose trace is abandoned
         self.what = what
         self.container = container
+        self.made = list(_made_inside(frame))  # nodes, one of which may have named it
+
+
+def _made_inside(frame: Frame) -> Iterator[Node]:
+    """The nodes that were made in a frame and in those that run inside of it."""
+    inner = running.frame
+    while inner is not None:
+        yield from inner.created_nodes.values()
+        inner = None if inner is frame else inner.parent
 
 
 class Unmade(BaseException):

@@ -11,7 +11,7 @@ import inspect
 import threading
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
@@ -243,10 +243,10 @@ class Jitted(Generic[P, R]):
                 except Unbound as unbound:
                     if unbound.frame is not frame:
                         raise
-                    if not self._capture_what_is_named(frame, further):
+                    if not self._capture_what_they_name(unbound.made, further):
                         self._bind(unbound, statics, structure, reads)
                     continue
-                if self._capture_what_is_named(frame, further):
+                if self._capture_what_they_name(frame.created_nodes.values(), further):
                     continue
                 if not program.foreign:
                     self._watch.compiled(key, structure, len(known) + 1, program.reads)
@@ -264,11 +264,11 @@ class Jitted(Generic[P, R]):
             further.update(dict.fromkeys(source for source in self._further[function] if source not in self._captures))
         return len(further) > before
 
-    def _capture_what_is_named(self, frame: Frame, further: dict[Source, None]) -> bool:
-        """Captures what the modules that were made inside name, which has to be bound from the start; says if there is more."""
+    def _capture_what_they_name(self, made: Collection[Node], further: dict[Source, None]) -> bool:
+        """Captures what nodes that were made inside name, which has to be bound from the start; says if there is more."""
         assert self._captures is not None
         inside = dict(further)
-        more = self._follow(functions_of(frame.created_nodes.values()), inside)
+        more = self._follow(functions_of(made), inside)
         self._captures.extend(source for source in inside if source not in further)
         return more
 

@@ -297,19 +297,20 @@ def test_a_module_that_is_made_inside_holds_arrays(transform: Any, around: Any) 
         assert isinstance(array, jax.Array)
 
 
-def test_what_a_module_made_inside_names_may_be_another_one_later(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wrap", [lambda fun: fun, fb.grad, lambda fun: fb.checkpoint(fb.grad(fun))])
+def test_what_a_module_made_inside_names_may_be_another_one_later(wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Counting(Net):
         def forward(self, x: Any) -> Any:
             named.mean = named.mean + x
             return super().forward(x)
 
-    @fb.jit
     def call(x: Any) -> Any:
-        return fb.scan_layers([Counting(), Counting()], x)
+        return fb.scan_layers([Counting(), Counting()], x).sum()
 
+    compiled = fb.jit(wrap(call))
     for _ in range(2):
         shared = Net()
         monkeypatch.setitem(globals(), "named", shared)
-        call(X)
+        compiled(X)
         np.testing.assert_allclose(shared.mean, X + X * Net().weight)
-    assert len(call.compilations()) == 1
+    assert len(compiled.compilations()) == 1
