@@ -25,7 +25,7 @@ __all__ = ["Arguments", "Call", "OtherSettings", "Program", "key_of"]
 
 _call: Any = operator.call
 _numbers = itertools.count()  # of calls, none of which comes twice
-_REMEMBERED = 64  # of other calls, what they have in common with one
+_OTHERS_KNOWN = 64  # of how many other calls one knows what they have in common
 _kind = operator.attrgetter("__class__", "aval")  # of an array: a tracer may have the same shape and dtype
 
 
@@ -181,7 +181,7 @@ class Call:
         """Whether it writes cells that another call writes, or reads."""
         known = self._meetings.get(other.number)
         if known is None:
-            if len(self._meetings) >= _REMEMBERED:
+            if len(self._meetings) >= _OTHERS_KNOWN:
                 self._meetings.clear()
             apart = set(self.written).isdisjoint
             known = Meeting(not apart(other.written), not (apart(other.donated) and apart(other.kept)))
@@ -197,7 +197,7 @@ class Call:
         key = tuple([other.number for other, _ in pending])
         plan = self._plans.get(key)
         if plan is None:
-            if len(self._plans) >= _REMEMBERED:
+            if len(self._plans) >= _OTHERS_KNOWN:
                 self._plans.clear()
             plan = self._plans[key] = self._plan([cell for other, _ in pending for cell in other.written])
         values = [cell._held for cell in plan.cells]
